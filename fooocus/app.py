@@ -1,0 +1,106 @@
+"""Composition root: the only place that constructs long-lived objects and joins the halves of the program.
+
+Two halves never import each other: the page process (jobs, page) and the worker process (engine). They meet here, as a
+command line that starts this module again as the worker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from fooocus.config import Config
+from fooocus.events import Event
+from fooocus.request import Request
+
+WORKER_ENVIRONMENT = {
+    # Weights are local files; a library that asks its hub would wait for an answer that is not needed.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTORCH_ENABLE_MPS_FALLBACK": "1",
+}
+PAGE_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) -> None:
+    """Serve the page until it is interrupted. ``defaults`` are what the page's controls begin with."""
+    os.environ.update(PAGE_ENVIRONMENT)
+    from fooocus.jobs.lock import FolderLock
+    from fooocus.jobs.store import JobStore
+    from fooocus.jobs.supervisor import Jobs
+
+    environment = {**os.environ, **WORKER_ENVIRONMENT, "PYTHONUTF8": "1"}
+    with ExitStack() as stack:
+        lock = FolderLock(config.data)
+        stack.callback(lock.release)
+        store = stack.enter_context(closing(JobStore(config.data / "jobs.sqlite")))
+        worker = Jobs(store, worker_command(config), environment, config.data / "worker.log")
+        jobs = stack.enter_context(closing(worker))
+        # The worker is loading its libraries by now; the page's own import takes seconds and comes after it.
+        from fooocus.ui.server import serve
+
+        def told(address: str) -> None:
+            lock.tell(address)
+            ready(address)
+
+        serve(config, jobs, defaults, ready=told)
+
+
+def generate(config: Config, request: Request, emit: Callable[[Event], None], latents_file: Path | None = None) -> None:
+    """Run one job in this process and say its events to ``emit``, the last of them a terminal one."""
+    import signal
+    import time
+
+    os.environ.update(WORKER_ENVIRONMENT)
+    from fooocus.jobs.worker import Control, WorkItem, perform
+
+    control = Control()
+    before = signal.signal(signal.SIGINT, lambda number, frame: control.stop())
+    item = WorkItem(id="generate", request=request.to_json(), created_ms=time.time_ns() // 1_000_000)
+
+    def run(job: WorkItem, emit: Callable[[Event], None], control: Control) -> None:
+        from fooocus.render.engine import Engine
+
+        Engine(config, latents_file=latents_file, previews=False).run(job, emit, control)
+
+    try:
+        perform(run, item, emit, control)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def worker_command(config: Config) -> list[str]:
+    """Return the command line that starts a worker with these settings."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
+    values["password"] = ""  # the worker has no use for it, and command lines can be seen by others
+    return [sys.executable, "-m", "fooocus.app", json.dumps(values)]
+
+
+def worker_main(arguments: list[str]) -> None:
+    """Be the worker process: read jobs from standard input until the page is gone."""
+    from fooocus.jobs.worker import claim_pipes, serve
+
+    stdin, stdout = claim_pipes()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    values: dict[str, Any] = json.loads(arguments[0])
+    for field in dataclasses.fields(Config):
+        if field.type == "Path":
+            values[field.name] = Path(values[field.name])
+    config = Config(**values)
+    from fooocus.render.engine import Engine
+
+    serve(Engine(config).run, stdin, stdout)
+
+
+if __name__ == "__main__":
+    worker_main(sys.argv[1:])

@@ -1,0 +1,232 @@
+"""The command line: arguments to settings and request, and words for the person. The only place that prints.
+
+``python launch.py`` opens the page, ``python launch.py generate "a prompt"`` makes pictures without one. Every field of
+:class:`~fooocus.request.Request` and of :class:`~fooocus.config.Config` is an option by its own name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fooocus import events
+from fooocus.config import Config, load_config
+from fooocus.errors import FooocusError, RequestError
+from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Saved, Stage, Step
+from fooocus.request import MAX_SEED, NONE, LoraUse, Request, parse_lora, parse_size
+
+EXIT_FAILED, EXIT_WRONG_USE, EXIT_STOPPED = 1, 2, 130
+
+# Fields whose option takes several values or another form than the field's own.
+_REPEATED = {"styles": ("--style", "NAME|none"), "loras": ("--lora", "FILE|NAME:WEIGHT")}
+_PATH_FIELDS = ("base", "refiner", "vae")
+_STAGES = {
+    "starting": "starting",
+    "loading": "loading the models",
+    "reading": "reading the prompt",
+    "sampling": "painting",
+    "refining": "refining",
+    "decoding": "developing the picture",
+    "saving": "saving",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code: 0 done, 1 failed, 2 wrong use, 130 stopped."""
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except FooocusError as error:
+        print(f"{error.sentence} {error.remedy}".strip(), file=sys.stderr)
+        return EXIT_WRONG_USE
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return EXIT_STOPPED
+    except Exception as error:  # noqa: BLE001  # the second of the two broad catches: the last line of defence
+        traceback.print_exc()
+        print(
+            f"The program made a mistake: {type(error).__name__}: {error}. Please report the lines above.",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+
+
+def _run(arguments: list[str]) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        # A prompt may hold what a Windows console or a lone surrogate cannot show; that must not end a run.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if arguments[:1] == ["generate"]:
+        return _generate(_generate_parser().parse_args(arguments[1:]))
+    return _page(_page_parser().parse_args(arguments))
+
+
+def _page(parsed: argparse.Namespace) -> int:
+    from fooocus import app
+
+    def ready(url: str) -> None:
+        print(f"The page is at {url} - close this window or press Ctrl+C to end.", flush=True)
+
+    app.run_page(_config(parsed), _request(parsed), ready)
+    return 0
+
+
+def _generate(parsed: argparse.Namespace) -> int:
+    from fooocus import app
+
+    if parsed.text is not None and parsed.prompt is not None:
+        raise RequestError("prompt", "The prompt is given twice.", "Give it once, in quotes.")
+    if parsed.prompt is None:
+        parsed.prompt = parsed.text
+    config = _config(parsed)
+    request = _seeded(_request(parsed))
+    codes: list[int] = []
+    tell = _tell_json if parsed.json else _tell_words
+
+    def emit(event: Event) -> None:
+        tell(event)
+        match event:
+            case Finished():
+                codes.append(0)
+            case Failed(field=field):
+                codes.append(EXIT_FAILED if field is None else EXIT_WRONG_USE)
+            case Cancelled():
+                codes.append(EXIT_STOPPED)
+
+    latents = Path(os.path.abspath(parsed.save_latents)) if parsed.save_latents else None
+    app.generate(config, request, emit, latents)
+    return codes[-1]
+
+
+def _tell_json(event: Event) -> None:
+    print(json.dumps(events.to_json(event)), flush=True)
+
+
+def _tell_words(event: Event) -> None:
+    """Say an event on the terminal: one moving line for steps, plain lines for the rest."""
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+    match event:
+        case Stage(name, picture, pictures) if name != "saving":
+            print(f"{clear}picture {picture} of {pictures}: {_STAGES[name]}", file=sys.stderr, flush=True)
+        case Step(picture, pictures, step, steps) if clear:
+            print(
+                f"{clear}picture {picture} of {pictures}: step {step} of {steps}", end="", file=sys.stderr, flush=True
+            )
+        case Notice(text):
+            print(f"{clear}{text}", file=sys.stderr)
+        case Saved(path=path):
+            print(f"{clear}", end="", file=sys.stderr)
+            print(path, flush=True)
+        case Failed(sentence=sentence, remedy=remedy):
+            print(f"{clear}{sentence} {remedy}".rstrip(), file=sys.stderr)
+        case Cancelled():
+            print(f"{clear}Stopped.", file=sys.stderr)
+
+
+def _generate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="launch.py generate", description="Make pictures without the page.")
+    parser.add_argument("text", nargs="?", metavar="PROMPT", help="what the picture shows")
+    _add_request_options(parser)
+    _add_config_options(parser)
+    parser.add_argument("--save-latents", metavar="FILE", help="also write the final latents, for inspection")
+    parser.add_argument("--json", action="store_true", help="one line of JSON per event on standard output")
+    return parser
+
+
+def _page_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="launch.py",
+        description="Open the page. Other commands: generate, test. Options of generate set what the page begins with.",
+    )
+    _add_request_options(parser)
+    _add_config_options(parser)
+    return parser
+
+
+def _add_request_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to make")
+    for field in dataclasses.fields(Request):
+        text = field.metadata["help"]
+        if field.name in _REPEATED:
+            option, shape = _REPEATED[field.name]
+            group.add_argument(option, dest=field.name, action="append", metavar=shape, help=f"{text}; repeatable")
+        elif field.name == "size":
+            group.add_argument("--size", type=_argument(parse_size), metavar="WxH", help=text)
+        else:
+            group.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                dest=field.name,
+                type=_argument(_NUMBERS[str(field.type).removesuffix(" | None")]),
+                metavar="|".join(field.metadata.get("choices", ())) or field.name.upper(),
+                help=text,
+            )
+
+
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where and how")
+    for field in dataclasses.fields(Config):
+        names = [f"--{field.name.replace('_', '-')}", *(["--out"] if field.name == "outputs" else [])]
+        help_text = field.metadata["help"]
+        if field.type == "bool":
+            group.add_argument(
+                *names, dest=field.name, action=argparse.BooleanOptionalAction, default=None, help=help_text
+            )
+        else:
+            group.add_argument(*names, dest=field.name, metavar=field.name.upper(), help=help_text)
+
+
+def _config(parsed: argparse.Namespace) -> Config:
+    given = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}
+    return load_config(given, os.environ)
+
+
+def _request(parsed: argparse.Namespace) -> Request:
+    """Build the request from the options that were given; relative paths of files become absolute here."""
+    given: dict[str, Any] = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Request)}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in _PATH_FIELDS:
+        if name in given:
+            given[name] = _absolute(given[name])
+    if "styles" in given:
+        given["styles"] = tuple(style for style in given["styles"] if style.lower() != NONE)
+    if "loras" in given:
+        uses = (parse_lora(text) for text in given["loras"] if text.lower() != NONE)
+        given["loras"] = tuple(LoraUse(_absolute(use.name), use.weight) for use in uses)
+    return Request(**given)
+
+
+def _absolute(name: str) -> str:
+    """Return the absolute path of a file that is there; anything else is a name for the catalogue."""
+    return os.path.abspath(name) if os.path.isfile(name) else name
+
+
+def _seeded(request: Request) -> Request:
+    import secrets
+
+    from fooocus.prompt.plan import with_seed
+
+    return with_seed(request, lambda: secrets.randbelow(MAX_SEED + 1))
+
+
+def _argument(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Let argparse show an error's own sentence instead of the converter's name."""
+
+    def converted(text: str) -> Any:
+        try:
+            return convert(text)
+        except RequestError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+    return converted
+
+
+_NUMBERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}

@@ -1,0 +1,127 @@
+"""Settings of this installation, frozen at start: where files live, how the page is served, what to compute on.
+
+Every setting has a default; a config file (``config.json`` beside ``launch.py``) overrides it, an environment variable
+``FOOOCUS_<NAME>`` overrides that, and a command-line argument overrides all. All mistakes are reported at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fooocus.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+MODEL_KINDS = ("checkpoints", "loras", "vae", "embeddings")
+
+
+def _field(default: Any, text: str, **limits: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, **limits})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Hold the settings. Folders are absolute after :func:`load_config`."""
+
+    models: Path = _field(ROOT / "models", "folder of models, one subfolder per kind")
+    styles_folder: Path = _field(ROOT / "styles", "folder of style files")
+    outputs: Path = _field(ROOT / "outputs", "folder that pictures are written to")
+    data: Path = _field(ROOT / "data", "folder for the queue, logs and caches")
+    host: str = _field("127.0.0.1", "address that the page is served on")
+    port: int = _field(7865, "port of the page; the next free one is taken when it is in use", low=0, high=65535)
+    listen: bool = _field(False, "serve the page to the whole network; wants a password")
+    password: str = _field("", "password of the page; needed with listen")
+    browser: bool = _field(True, "open the page in the browser at start")
+    device: str = _field("auto", "auto, cpu, cuda, cuda:1, mps or xpu")
+    dtype: str = _field("auto", "number format of the networks", choices=DTYPES)
+
+    def folders(self, kind: str) -> tuple[Path, ...]:
+        """Return the folders in which models of ``kind`` (one of :data:`MODEL_KINDS`) are looked for."""
+        return (self.models / kind,)
+
+
+def load_config(arguments: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None) -> Config:
+    """Merge defaults, config file, environment and arguments.
+
+    ``arguments`` holds parsed values by field name (``None``: not given). Raises :class:`ConfigError` with one line for
+    every wrong value, each naming where it came from.
+    """
+    problems: list[str] = []
+    merged: dict[str, Any] = {}
+    sources = (
+        (_read_file(file or ROOT / "config.json", problems), "config.json: "),
+        ({k[8:].lower(): v for k, v in environment.items() if k.startswith("FOOOCUS_")}, "environment: FOOOCUS_"),
+        ({k: v for k, v in arguments.items() if v is not None}, "argument --"),
+    )
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    for values, origin in sources:
+        for name, value in values.items():
+            if name not in fields:
+                # Other programs' or the launcher's variables may share the prefix; a config file's may not.
+                if origin.startswith("config"):
+                    problems.append(f"{origin}{name} is not a setting.")
+                continue
+            try:
+                merged[name] = _convert(fields[name], value)
+            except ValueError as error:
+                problems.append(f"{origin}{name}: {error}")
+    config = Config(**merged)
+    if config.listen and not config.password:
+        problems.append("listen opens the page to the network and needs a password.")
+    if problems:
+        raise ConfigError(problems)
+    return dataclasses.replace(config, host="0.0.0.0" if config.listen and "host" not in merged else config.host)
+
+
+def _read_file(file: Path, problems: list[str]) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{file.name} cannot be read: {error}.")
+        return {}
+    if not isinstance(values, dict):
+        problems.append(f"{file.name} must hold one JSON object.")
+        return {}
+    return values
+
+
+def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Turn text or a JSON value into the field's type; raise ValueError in words."""
+    if field.type == "Path":
+        if not isinstance(value, str | Path) or not str(value):
+            raise ValueError(f"{value!r} is not a folder.")
+        return Path(os.path.abspath(Path(value).expanduser()))
+    if field.type == "bool":
+        known = {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }
+        if str(value).lower() not in known:
+            raise ValueError(f"{value!r} is neither yes nor no.")
+        return known[str(value).lower()]
+    if field.type == "int":
+        number = int(str(value)) if str(value).lstrip("-").isdigit() else None
+        if number is None or not field.metadata["low"] <= number <= field.metadata["high"]:
+            raise ValueError(
+                f"{value!r} is not a whole number from {field.metadata['low']} to {field.metadata['high']}."
+            )
+        return number
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text.")
+    choices = field.metadata.get("choices")
+    if choices and value not in choices:
+        raise ValueError(f"{value!r} is not one of {', '.join(choices)}.")
+    return value

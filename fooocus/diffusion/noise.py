@@ -1,0 +1,105 @@
+"""All randomness of one picture, drawn on the CPU from its seed: the same on every device, whatever else is running.
+
+No function here touches torch's global generator. Samplers see the :class:`Noise` protocol only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fooocus.diffusion.brownian import BrownianPath
+
+Pair = tuple[float, float]  # (sigma_from, sigma_to), falling
+
+
+class Noise(Protocol):
+    """What a sampler may ask for. Every answer is standard normal and is the same when asked again."""
+
+    def at(self, step: int) -> Tensor:
+        """Return the noise that belongs to a step."""
+
+    def between(self, sigma_from: float, sigma_to: float) -> Tensor:
+        """Return the scaled increment of the picture's Brownian path between two sigmas."""
+
+
+def starting_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the float32 noise that a picture starts from: what ``torch.randn`` gives on a CPU freshly seeded."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class PictureNoise:
+    """The noise of one picture after its starting noise, handed out on ``device``.
+
+    ``sigmas`` spans the Brownian path: from its smallest positive value to its largest. ``queries`` are the pairs that
+    :meth:`between` will be asked for, in order; one helper thread draws them ahead, from construction on, so that a
+    step seldom waits. Every other pair is drawn when asked for. What was drawn ahead is dropped once delivered.
+    Close it, or use it as a context manager, to end the thread; it answers correctly even then, only later.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        shape: tuple[int, ...],
+        sigmas: Sequence[float],
+        queries: Iterable[Pair] = (),
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._seed, self._shape, self._device = seed, tuple(shape), device
+        self._generator = torch.Generator()
+        self._position: int | None = None  # the draw of self._generator that comes next
+        positive = [sigma for sigma in sigmas if sigma > 0]
+        self._range = min(positive), max(positive)
+        self._path: BrownianPath | None = None
+        self._path_lock = Lock()
+        self._helper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="noise")  # its thread starts with a query
+        self._ahead: dict[Pair, Future[np.ndarray]] = {pair: self._helper.submit(self._draw, *pair) for pair in queries}
+
+    def at(self, step: int) -> Tensor:
+        """Return the ``step``-th draw (from 0) that the starting noise's generator makes after it."""
+        if self._position is None or self._position > step:
+            self._generator.manual_seed(self._seed)
+            torch.randn(self._shape, generator=self._generator)  # the starting noise
+            self._position = 0
+        while self._position < step:
+            torch.randn(self._shape, generator=self._generator)
+            self._position += 1
+        self._position += 1
+        return torch.randn(self._shape, generator=self._generator).to(self._device)
+
+    def between(self, sigma_from: float, sigma_to: float) -> Tensor:
+        """Return (W(sigma_to) - W(sigma_from)) / sqrt(|sigma_to - sigma_from|); raises what the helper raised."""
+        ahead = self._ahead.pop((sigma_from, sigma_to), None)
+        drawn = self._draw(sigma_from, sigma_to) if ahead is None else ahead.result()
+        return torch.from_numpy(drawn).to(self._device)
+
+    def _draw(self, sigma_from: float, sigma_to: float) -> np.ndarray:
+        with self._path_lock:
+            if self._path is None:
+                self._path = BrownianPath(self._seed, self._shape, *self._range)
+            drawn = self._path.increment(min(sigma_from, sigma_to), max(sigma_from, sigma_to))
+        drawn *= 1 if sigma_from < sigma_to else -1
+        # float32 scalars of torch, as in the reference: its square root may differ from numpy's in the last bit
+        drawn /= (torch.tensor(sigma_to) - torch.tensor(sigma_from)).abs().sqrt().item()
+        return drawn
+
+    def close(self) -> None:
+        """End the helper thread: what it has not begun is left undrawn."""
+        self._ahead.clear()
+        self._helper.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,289 @@
+"""The durable job queue: one SQLite file that survives the death of the process at any instant.
+
+The store is the only judge of a job's state. Every change is one transaction on disk before the method returns
+(write-ahead log, synchronous FULL), and a change that does not fit the present state (finishing a job twice, recording
+a picture twice) changes nothing and says so. So the code above may be killed between any two lines, and nothing is lost
+or done twice.
+
+One connection writes and another reads, each behind its own lock: in write-ahead mode a reader never waits for a
+writer's fsync, which keeps watching jobs fast on slow disks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from fooocus import events
+from fooocus.events import Cancelled, Event, Failed, Saved
+from fooocus.jobs import database
+
+State = Literal["waiting", "running", "finished", "failed", "cancelled"]
+Terminal = events.Finished | events.Failed | events.Cancelled
+
+MAX_ATTEMPTS = 2  # a job that took the page process with it twice is not tried a third time
+_RUNNING: tuple[State, ...] = ("running",)
+_WAITING: tuple[State, ...] = ("waiting",)
+_COLUMNS = """id, owner, request, state, position, created_ms, attempts, started_ms, ended_ms, terminal,
+    (SELECT '[' || group_concat(event, ',') || ']' FROM pictures WHERE job = jobs.id)"""
+
+_INTERRUPTED = Failed(
+    "WorkerError",
+    "The program ended twice while it worked on this job, so the job was not tried a third time.",
+    "Pictures saved before are kept. Try a smaller size or other models, then generate again.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row of the queue. ``request`` is opaque here; times are milliseconds since 1970.
+
+    ``id`` sorts by creation and may stand in a URL. ``created_ms`` never repeats and never falls, even when the clock
+    is set back, so file names may be built from it. ``attempts`` counts how often the job was handed to a worker.
+    """
+
+    id: str
+    owner: str
+    request: dict[str, Any]
+    state: State
+    position: int
+    created_ms: int
+    attempts: int
+    started_ms: int | None
+    ended_ms: int | None
+    terminal: Event | None
+    saved: tuple[Saved, ...]
+
+
+class JobStore:
+    """The queue in the SQLite file ``path``.
+
+    A file that is damaged, foreign or from a newer version is set aside under a name with a time stamp, a new one is
+    begun, and ``notices`` tells so. Every method raises :class:`~fooocus.errors.StorageError` when the file cannot be
+    read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notices: tuple[str, ...] = ()
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._writer = database.open_checked(path)
+            except database.UnusableFile as fault:
+                aside = database.set_aside(path)
+                self.notices = (
+                    f"The list of jobs {path} {fault}. It was kept as {aside.name} and a new list was begun.",
+                )
+                logging.getLogger("fooocus.jobs").warning("%s", self.notices[0])
+                self._writer = database.open_checked(path)
+            self._reader = database.connect(path)
+
+    def close(self) -> None:
+        """Close the file. Later calls raise :class:`StorageError`."""
+        with self._write_lock, self._read_lock:
+            self._reader.close()
+            self._writer.close()
+
+    def submit(self, request: dict[str, Any], owner: str, *, key: str | None = None) -> Job:
+        """Append a job to the queue; it is on disk when this returns.
+
+        A second submission with the same ``key`` (a click that was sent twice) returns the first job.
+        """
+        text = json.dumps(request, allow_nan=False)
+        with self._writing() as db:
+            known = db.execute("SELECT id FROM jobs WHERE key = ?", (key,)).fetchone() if key else None
+            if known is None:
+                latest, last = db.execute("SELECT MAX(created_ms), MAX(position) FROM jobs").fetchone()
+                created_ms = max(_now_ms(), (latest or 0) + 1)
+                id = f"{created_ms:013d}-{secrets.token_hex(4)}"
+                db.execute(
+                    "INSERT INTO jobs (id, owner, key, request, state, position, created_ms)"
+                    " VALUES (?, ?, ?, ?, 'waiting', ?, ?)",
+                    (id, owner, key, text, (last or 0) + 1, created_ms),
+                )
+            else:
+                id = known[0]
+            return _select(db, "WHERE id = ?", (id,))[0]
+
+    def get(self, id: str) -> Job | None:
+        """Return a job, or nothing when there is no such job."""
+        found = self._read("WHERE id = ?", (id,))
+        return found[0] if found else None
+
+    def queue(self) -> tuple[str, ...]:
+        """Return the ids of the waiting jobs, the next one first."""
+        with self._explained(), self._read_lock:
+            rows = self._reader.execute("SELECT id FROM jobs WHERE state = 'waiting' ORDER BY position").fetchall()
+        return tuple(row[0] for row in rows)
+
+    def claim_next(self) -> Job | None:
+        """Hand out the first waiting job: it is running from now on and one attempt is counted."""
+        with self._writing() as db:
+            row = db.execute("SELECT id FROM jobs WHERE state = 'waiting' ORDER BY position LIMIT 1").fetchone()
+            if row is None:
+                return None
+            db.execute(
+                "UPDATE jobs SET state = 'running', attempts = attempts + 1, started_ms = ? WHERE id = ?",
+                (_now_ms(), row[0]),
+            )
+            return _select(db, "WHERE id = ?", row)[0]
+
+    def record(self, id: str, saved: Saved) -> bool:
+        """Remember a saved picture of a running job; return whether it was new."""
+        with self._writing() as db:
+            cursor = db.execute(
+                "INSERT OR IGNORE INTO pictures (job, picture, event)"
+                " SELECT id, ?, ? FROM jobs WHERE id = ? AND state = 'running'",
+                (saved.picture, json.dumps(events.to_json(saved)), id),
+            )
+            return cursor.rowcount == 1
+
+    def finish(self, id: str, event: Terminal, *, states: Collection[State] = _RUNNING) -> bool:
+        """End a job that is in one of ``states`` with its terminal event; return whether it was."""
+        with self._writing() as db:
+            return _finish(db, id, event, states)
+
+    def cancel(self, id: str) -> bool:
+        """Take a waiting job out of the queue; return whether it was waiting."""
+        return self.finish(id, Cancelled(), states=_WAITING)
+
+    def release(self, id: str) -> bool:
+        """Put a running job back to the front of the queue without counting the attempt; return whether it ran."""
+        with self._writing() as db:
+            cursor = db.execute(
+                "UPDATE jobs SET state = 'waiting', attempts = attempts - 1, started_ms = NULL,"
+                " position = (SELECT MIN(position) FROM jobs) - 1 WHERE id = ? AND state = 'running'",
+                (id,),
+            )
+            return cursor.rowcount == 1
+
+    def move(self, id: str, place: int) -> bool:
+        """Move a waiting job to ``place`` of the queue (0 runs next); return whether it was waiting."""
+        with self._writing() as db:
+            rows = db.execute("SELECT id, position FROM jobs WHERE state = 'waiting' ORDER BY position").fetchall()
+            order = [row[0] for row in rows]
+            if id not in order:
+                return False
+            order.remove(id)
+            order.insert(max(0, place), id)
+            places = ((row[1], moved) for row, moved in zip(rows, order, strict=True))
+            db.executemany("UPDATE jobs SET position = ? WHERE id = ?", places)
+            return True
+
+    def recover(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sort out what a dead page process left running; return the ids (queued again at the front, failed).
+
+        Call once at the start, and only while holding the :class:`fooocus.jobs.lock.FolderLock` of the data folder.
+        """
+        again: list[str] = []
+        failed: list[str] = []
+        with self._writing() as db:
+            rows = db.execute("SELECT id, attempts FROM jobs WHERE state = 'running' ORDER BY position DESC").fetchall()
+            for id, attempts in rows:
+                if attempts >= MAX_ATTEMPTS:
+                    _finish(db, id, _INTERRUPTED, _RUNNING)
+                    failed.append(id)
+                    continue
+                db.execute(
+                    "UPDATE jobs SET state = 'waiting', position = (SELECT MIN(position) FROM jobs) - 1 WHERE id = ?",
+                    (id,),
+                )
+                again.insert(0, id)
+        return tuple(again), tuple(failed)
+
+    def begin_life(self) -> int:
+        """Count the starts of the page process, from 1; event numbers grow with it, whatever the clock does."""
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO counters VALUES ('lives', 0)")
+            db.execute("UPDATE counters SET value = value + 1 WHERE name = 'lives'")
+            return int(db.execute("SELECT value FROM counters WHERE name = 'lives'").fetchone()[0])
+
+    def list(
+        self, owner: str | None = None, states: Collection[State] | None = None, *, limit: int = 1000
+    ) -> tuple[Job, ...]:
+        """Return up to ``limit`` jobs: waiting ones in queue order, then the others, newest first.
+
+        ``owner`` and ``states`` choose among them when given.
+        """
+        clauses, values = [], []
+        if owner is not None:
+            clauses.append("owner = ?")
+            values.append(owner)
+        if states is not None:
+            clauses.append(f"state IN ({','.join('?' * len(states))})")
+            values.extend(states)
+        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+        order = "ORDER BY state = 'waiting' DESC, CASE state WHEN 'waiting' THEN position ELSE -created_ms END LIMIT ?"
+        return self._read(f"{where} {order}", (*values, limit))
+
+    def _read(self, rest: str, values: tuple[Any, ...]) -> tuple[Job, ...]:
+        with self._explained(), self._read_lock:
+            return _select(self._reader, rest, values)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed and synced at the end of the block, or undone."""
+        with self._explained(), self._write_lock:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+                self._writer.execute("COMMIT")
+            finally:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say SQLite's errors and the system's in words."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise database.explain(self.path, error) from error
+
+
+def _select(db: sqlite3.Connection, rest: str, values: tuple[Any, ...]) -> tuple[Job, ...]:
+    rows = db.execute(f"SELECT {_COLUMNS} FROM jobs {rest}", values).fetchall()
+    return tuple(_job(row) for row in rows)
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    id, owner, request, state, position, created_ms, attempts, started_ms, ended_ms, terminal, saved = row
+    pictures = [events.from_json(values) for values in json.loads(saved or "[]")]
+    return Job(
+        id=id,
+        owner=owner,
+        request=json.loads(request),
+        state=state,
+        position=position,
+        created_ms=created_ms,
+        attempts=attempts,
+        started_ms=started_ms,
+        ended_ms=ended_ms,
+        terminal=events.from_json(json.loads(terminal)) if terminal else None,
+        saved=tuple(sorted((p for p in pictures if isinstance(p, Saved)), key=lambda p: p.picture)),
+    )
+
+
+def _finish(db: sqlite3.Connection, id: str, event: Terminal, states: Collection[State]) -> bool:
+    marks = ",".join("?" * len(states))
+    cursor = db.execute(
+        f"UPDATE jobs SET state = ?, ended_ms = ?, terminal = ? WHERE id = ? AND state IN ({marks})",
+        (type(event).__name__.lower(), _now_ms(), json.dumps(events.to_json(event)), id, *states),
+    )
+    return cursor.rowcount == 1
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

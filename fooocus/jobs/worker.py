@@ -1,0 +1,285 @@
+"""The worker's side of the pipe: take one job after another, run it, and say what happens.
+
+The page process writes one JSON object per line to the worker's standard input and reads one per line from its standard
+output. In: ``{"prepare": {...}}``, ``{"run": {...}}`` (a :class:`WorkItem`), ``{"stop": id}``, ``{"skip": id}``; the
+end of the input means that the page is gone. Out: ``{"ready": {"pid": n}}`` once after each prepare, and
+``{"id": id, "event": {...}}``.
+
+A worker's program is three lines: :func:`claim_pipes` before anything heavy is imported, then the engine, then
+:func:`serve`. :func:`perform` alone runs a job without any pipe, for the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import functools
+import json
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from fooocus import events
+from fooocus.errors import FooocusError, Stopped
+from fooocus.events import Cancelled, Event, Failed, Finished, Saved
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkItem:
+    """One job as the worker sees it.
+
+    ``attempt`` counts from 1. On a second attempt ``saved`` holds the pictures that the first one finished: they must
+    not be made again. A picture that reached the disk without being listed (the process died in between) is recognised
+    by its name, which is built from ``created_ms``, a number that no other job has.
+    """
+
+    id: str
+    request: dict[str, Any]
+    created_ms: int
+    attempt: int = 1
+    saved: tuple[Saved, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the item as a JSON object."""
+        return {**vars(self), "saved": [events.to_json(saved) for saved in self.saved]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> WorkItem:
+        """Read what :meth:`to_json` wrote."""
+        pictures = [events.from_json(saved) for saved in values["saved"]]
+        return cls(**{**values, "saved": tuple(p for p in pictures if isinstance(p, Saved))})
+
+
+class Control:
+    """What the person wants of a running job. Set from any thread, looked at in mid-step."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._skip = threading.Event()
+
+    def stop(self) -> None:
+        """Ask the job to end."""
+        self._stop.set()
+
+    def skip(self) -> None:
+        """Ask the job to leave out the rest of this picture."""
+        self._skip.set()
+
+    def stopping(self) -> bool:
+        """Return whether the job was asked to end."""
+        return self._stop.is_set()
+
+    def skipping(self) -> bool:
+        """Return whether the job was asked to go on with the next picture."""
+        return self._skip.is_set()
+
+    def skipped(self) -> None:
+        """Forget the wish to skip: the next picture begins."""
+        self._skip.clear()
+
+    def check(self) -> None:
+        """Raise :class:`Stopped` when the job was asked to end."""
+        if self._stop.is_set():
+            raise Stopped("The job was stopped.")
+
+
+Emit = Callable[[Event], None]
+Run = Callable[[WorkItem, Emit, Control], None]
+Prepare = Callable[[dict[str, Any]], None]
+
+
+def perform(run: Run, item: WorkItem, emit: Emit, control: Control) -> None:
+    """Run one job so that exactly one terminal event is emitted, whatever ``run`` raises, forgets or repeats."""
+    begun = time.monotonic()
+    paths = {saved.picture: saved.path for saved in item.saved}
+    ended = False
+
+    def guarded(event: Event) -> None:
+        nonlocal ended
+        if ended:
+            _log().warning("job %s: said after its end: %s", item.id, type(event).__name__)
+            return
+        ended = isinstance(event, events.TERMINAL)
+        if isinstance(event, Saved):
+            paths[event.picture] = event.path
+        emit(event)
+
+    fault = _attempt(item.id, lambda: run(item, guarded, control))
+    if not ended:
+        guarded(fault or Finished(tuple(paths[picture] for picture in sorted(paths)), time.monotonic() - begun))
+
+
+def claim_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Take standard input and output for the protocol; call first of all in a worker process.
+
+    Afterwards descriptor 1 is standard error and descriptor 0 is empty, so that a library that prints, in Python or in
+    C, cannot spoil the protocol, and Windows' C runtimes, which query the standard handles when they load, cannot wait
+    for a thread that reads from one. Control-C in the terminal is left to the page process; a crash in native code
+    writes its Python stack to standard error.
+    """
+    stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable(2)
+    return stdin, stdout
+
+
+def serve(
+    run: Run,
+    stdin: BinaryIO,
+    stdout: BinaryIO,
+    *,
+    prepare: Prepare | None = None,
+    leave: Callable[[int], object] = os._exit,
+) -> None:
+    """Run jobs from ``stdin`` one at a time until the page is gone.
+
+    ``prepare`` is the place for slow imports and for loading a model while the person types; its failure is only
+    logged, because the job that needs the same things will fail with the same sentence. When the page disappears in
+    mid-job the process ends at once through ``leave``: pictures are written atomically, so nothing can be half done,
+    and the memory is free for the next page.
+    """
+    desk = _Desk(leave)
+    channel = _Channel(stdout)
+    threading.Thread(target=_listen, args=(stdin, desk), name="listen", daemon=True).start()
+    while (message := desk.next()) is not None:
+        if "prepare" in message:
+            if prepare is not None:
+                _attempt("prepare", lambda: prepare(message["prepare"]))
+            channel.say({"ready": {"pid": os.getpid()}})
+        else:
+            item = WorkItem.from_json(message["run"])
+            perform(run, item, functools.partial(channel.emit, item.id), desk.control(item.id))
+            desk.forget(item.id)
+        desk.done()
+        if channel.broken:
+            return
+
+
+def _attempt(name: str, work: Callable[[], None]) -> Failed | Cancelled | None:
+    """Do the work; turn whatever it raises into a terminal event. The worker's one broad catch."""
+    try:
+        work()
+    except Stopped:
+        return Cancelled()
+    except FooocusError as error:
+        _log().warning("job %s: %s", name, error, exc_info=True)
+        return events.failure(error)
+    except MemoryError:
+        _log().exception("job %s: out of memory", name)
+        return Failed(
+            "Defect",
+            "The computer's memory ran out.",
+            "Close other programs, choose a smaller size or fewer models, then generate again.",
+        )
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the person is told and the next job runs
+        _log().exception("job %s: defect", name)
+        return Failed(
+            "Defect",
+            f"The program made a mistake ({type(error).__name__}: {str(error)[:300]}).",
+            "Generate again. If it happens each time, please report it with the worker's log file.",
+        )
+    return None
+
+
+class _Desk:
+    """What has arrived and what is being worked on; shared by the listening and the working thread."""
+
+    def __init__(self, leave: Callable[[int], object]) -> None:
+        self._leave = leave
+        self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._controls: dict[str, Control] = {}
+        self._lock = threading.Lock()
+        self._pending = 0  # messages that are waiting or being worked on
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Take a line of the page: a wish takes effect at once, work is queued."""
+        if "stop" in message:
+            self.control(message["stop"]).stop()  # may come before its job: the control is then found by the job
+        elif "skip" in message:
+            self.control(message["skip"]).skip()
+        elif "run" in message or "prepare" in message:
+            with self._lock:
+                self._pending += 1
+            self._inbox.put(message)
+        else:
+            _log().warning("unknown message: %s", sorted(message))
+
+    def next(self) -> dict[str, Any] | None:
+        """Wait for work. Nothing means that the page is gone."""
+        return self._inbox.get()
+
+    def done(self) -> None:
+        """One message is worked off."""
+        with self._lock:
+            self._pending -= 1
+
+    def end(self) -> None:
+        """The page is gone: leave at once if work is going on, else let the working thread return."""
+        with self._lock:
+            busy = self._pending > 0
+        self._inbox.put(None)
+        if busy:
+            self._leave(0)
+
+    def control(self, id: str) -> Control:
+        """Return the control of a job, made at its first mention."""
+        with self._lock:
+            return self._controls.setdefault(id, Control())
+
+    def forget(self, id: str) -> None:
+        """Drop the control of a job that has ended."""
+        with self._lock:
+            self._controls.pop(id, None)
+
+
+class _Channel:
+    """The way to the page: whole lines, from any thread. When the page is gone, the running job is asked to stop."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self.broken = False
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Write one line."""
+        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            if self.broken:
+                return
+            try:
+                self._stream.write(line)
+                self._stream.flush()
+            except (OSError, ValueError):  # Windows says EINVAL for a closed pipe
+                self.broken = True
+                with contextlib.suppress(OSError, ValueError):  # or the unwritten rest complains at exit
+                    self._stream.close()
+
+    def emit(self, id: str, event: Event) -> None:
+        """Write an event of a job. Raises :class:`Stopped` when nobody listens any more."""
+        self.say({"id": id, "event": events.to_json(event)})
+        if self.broken and not isinstance(event, events.TERMINAL):
+            raise Stopped("The page is gone.")
+
+
+def _listen(stdin: BinaryIO, desk: _Desk) -> None:
+    """Hand every line of the page to the desk until the page is gone."""
+    try:
+        for line in stdin:
+            desk.put(json.loads(line))
+    except (OSError, ValueError):
+        _log().warning("the page's pipe broke", exc_info=True)
+    desk.end()
+
+
+def _log() -> logging.Logger:
+    return logging.getLogger("fooocus.worker")

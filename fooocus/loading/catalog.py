@@ -1,0 +1,87 @@
+"""Model files by name: which there are, and which file a name means."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from fooocus.errors import MissingModel, ModelError
+
+ModelKind = Literal["checkpoint", "lora", "vae", "embedding"]
+SUFFIX = ".safetensors"
+
+
+class Catalog:
+    """The model folders, by kind; of several folders of a kind the first one wins.
+
+    Folders are looked through at each call, so a file that was just put there is found.
+    """
+
+    def __init__(self, folders: Mapping[ModelKind, tuple[Path, ...]]) -> None:
+        self.folders = dict(folders)
+
+    def names(self, kind: ModelKind) -> list[str]:
+        """List the files of a kind, sorted: paths inside the folder with "/" between, including ``.safetensors``."""
+        return sorted(self._files(kind), key=str.casefold)
+
+    def resolve(self, kind: ModelKind, name: str | Path) -> Path:
+        """Find the file that a name or a path means.
+
+        A path to something that exists is taken as it is, from anywhere. Anything else is a name inside the folders of
+        its kind: with or without ``.safetensors``, with or without its subfolder, and if nothing else fits, with other
+        capitals. Raises :class:`fooocus.errors.MissingModel`, naming similar files, and
+        :class:`fooocus.errors.ModelError` for a name that fits several files or leads out of the folders.
+        """
+        given = Path(name)
+        if given.exists():
+            return given
+        text = os.fspath(name).replace("\\", "/")
+        parts = PurePosixPath(text).parts
+        if given.is_absolute() or given.drive or text.startswith("/"):
+            raise MissingModel(f"There is no file {given}.", "Check the path, or download the model first.")
+        if ".." in parts or not parts:
+            raise ModelError(f"{text!r} is not the name of a model.", "Give a file's name or its whole path.")
+        files = self._files(kind)
+        for fits in (_same, _same_folded):
+            found = {file for file in files if fits(file, text)} or {
+                file for file in files if fits(PurePosixPath(file).name, text)
+            }
+            if len(found) > 1:
+                raise ModelError(f"{text} may mean {' or '.join(sorted(found))}.", "Give its folder with it.")
+            if found:
+                return files[found.pop()]
+        raise self._missing(kind, text, list(files))
+
+    def _files(self, kind: ModelKind) -> dict[str, Path]:
+        files: dict[str, Path] = {}
+        for folder in self.folders.get(kind, ()):
+            for directory, subfolders, names in os.walk(folder):
+                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+                for name in names:
+                    path = Path(directory, name)
+                    if path.suffix.lower() == SUFFIX and not name.startswith("."):
+                        files.setdefault(path.relative_to(folder).as_posix(), path)
+        return files
+
+    def _missing(self, kind: ModelKind, text: str, files: list[str]) -> MissingModel:
+        known = {_stem(file).casefold(): file for file in files}
+        near = [known[stem] for stem in difflib.get_close_matches(_stem(text).casefold(), known, n=3)]
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        folder = next(iter(self.folders.get(kind, ())), Path("models"))
+        return MissingModel(f"There is no {kind} named {text}.{hint}", f"Put the file into {folder}, or give its whole path.")
+
+
+def _same(file: str, text: str) -> bool:
+    return text in (file, file[: -len(SUFFIX)])
+
+
+def _same_folded(file: str, text: str) -> bool:
+    return _same(file.casefold(), text.casefold())
+
+
+def _stem(file: str) -> str:
+    name = PurePosixPath(file).name
+    return name[: -len(SUFFIX)] if name.casefold().endswith(SUFFIX) else name

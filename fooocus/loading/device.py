@@ -1,0 +1,87 @@
+"""What to compute on and in which number format, chosen once, with the reason as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+
+import torch
+
+from fooocus.errors import ConfigError
+
+# Compute capability from which half precision is at least as fast as single on NVIDIA cards. The GTX 16 series has it
+# too but returns NaN for networks of this size in half precision, which is why it is named apart.
+_HALF_CAPABILITY = (7, 0)
+_BROKEN_HALF = ("GTX 16", "T550", "T600", "MX450", "MX550")
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Where networks run. ``dtype`` is theirs; the VAE decodes in float32 in any case."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    def free_bytes(self) -> int | None:
+        """Return the memory that is free on a graphics card; ``None`` where the device shares the main memory."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        if self.device.type == "xpu":
+            return torch.xpu.mem_get_info(self.device)[0]
+        return None
+
+
+def choose_device(device: str = "auto", dtype: str = "auto") -> Device:
+    """Return the device to use. ``device`` is "auto" or a torch device name, ``dtype`` "auto" or a torch dtype name.
+
+    Raises :class:`~fooocus.errors.ConfigError` when a device is asked for that this computer or this torch lacks.
+    """
+    chosen, reason = _best_device() if device == "auto" else (_named_device(device), "as asked")
+    best, why = _best_dtype(chosen)
+    if dtype != "auto":
+        best, why = getattr(torch, dtype), "as asked"
+    return Device(chosen, best, f"{_title(chosen)} ({reason}), {str(best).removeprefix('torch.')} ({why})")
+
+
+def _best_device() -> tuple[torch.device, str]:
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0), "the first graphics card"
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), "Apple graphics"
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        return torch.device("xpu", 0), "the first Intel graphics card"
+    if os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi"):
+        return torch.device("cpu"), "there is an NVIDIA card, but the installed torch cannot use it: see FOOOCUS_TORCH"
+    return torch.device("cpu"), "no graphics card was found"
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise ConfigError([f"device {name!r} cannot be used here: {lines[0]}"]) from error
+    return device
+
+
+def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    if device.type == "cpu":
+        return torch.float32, "exact on a processor"
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        if (properties.major, properties.minor) < _HALF_CAPABILITY:
+            return torch.float32, "this card is slow in half precision"
+        if any(mark in properties.name for mark in _BROKEN_HALF):
+            return torch.float32, "this card is wrong in half precision"
+    return torch.float16, "half the memory"
+
+
+def _title(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "xpu":
+        return torch.xpu.get_device_name(device)
+    return {"cpu": "processor", "mps": "Apple graphics"}.get(device.type, device.type)

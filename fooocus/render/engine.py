@@ -1,0 +1,233 @@
+"""One picture from start to end, and one job of several: the worker's side of everything.
+
+Read :meth:`Engine.render` first; it is the whole way of a picture: texts, sigmas, noise, the denoiser that changes from
+base to refiner, the sampler's steps, pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fooocus.config import Config
+from fooocus.diffusion.denoisers import denoiser, switch_at
+from fooocus.diffusion.noise import starting_noise
+from fooocus.diffusion.prediction import start
+from fooocus.diffusion.samplers import noise_for, sample, sampler_named, sigmas_for
+from fooocus.diffusion.schedules import sdxl_table
+from fooocus.diffusion.state import Denoise, State
+from fooocus.errors import FooocusError
+from fooocus.events import Notice, Saved, Stage, StageName, Step
+from fooocus.families import attention
+from fooocus.images.metadata import encode
+from fooocus.images.store import picture_path, save_picture
+from fooocus.jobs.worker import Control, Emit, WorkItem
+from fooocus.loading.catalog import Catalog, ModelKind
+from fooocus.loading.checkpoint import Role
+from fooocus.loading.device import choose_device
+from fooocus.loading.embeddings import Embeddings, EncoderKind
+from fooocus.loading.memory import Memory
+from fooocus.prompt.plan import plan
+from fooocus.prompt.styles import load_styles
+from fooocus.render.conditioning import Prompts, predictor, sizes_at
+from fooocus.render.interrupt import interruptible
+from fooocus.render.latents import decode
+from fooocus.render.preview import preview_jpeg
+from fooocus.render.text import Encoder, encode_text
+from fooocus.request import Recipe, Request
+
+_FOLDERS: Mapping[ModelKind, str] = {
+    "checkpoint": "checkpoints",
+    "lora": "loras",
+    "vae": "vae",
+    "embedding": "embeddings",
+}
+# The two encoders' names in a text's vocabulary, and what each was trained to see behind the end of a text.
+_ENCODERS: Mapping[str, tuple[EncoderKind, int]] = {"text_l": ("l", 49407), "text_g": ("g", 0)}
+
+
+class Skipped(FooocusError):
+    """The person wants the next picture. Leaves the present one; never shown."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """The model files of a recipe, found on disk."""
+
+    base: Path
+    refiner: Path | None
+    loras: tuple[tuple[Path, float], ...]
+    vae: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """How the making of one picture is told and interrupted.
+
+    ``stage`` is called at the begin of a part, ``step`` after every sampling step with the number of all steps,
+    ``check`` between the blocks of a network (it leaves by raising), ``notice`` with what the person may want to know.
+    """
+
+    stage: Callable[[StageName], object] = lambda name: None
+    step: Callable[[State, int], object] = lambda state, steps: None
+    check: Callable[[], object] = lambda: None
+    notice: Callable[[str], object] = lambda text: None
+
+
+SILENT = Watch()
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A finished picture: its pixels, and its latents (1, 4, h, w) divided by the VAE's scale."""
+
+    image: Image.Image
+    latents: Tensor
+
+
+class Engine:
+    """Makes pictures. Constructed once per worker; loads weights when the first recipe asks for them.
+
+    ``latents_file`` collects the final latents of a job's pictures for inspection; ``previews`` says whether steps
+    carry a picture of how far it is.
+    """
+
+    def __init__(self, config: Config, *, latents_file: Path | None = None, previews: bool = True) -> None:
+        self._config = config
+        self._latents_file = latents_file
+        self._previews = previews
+        self._device = choose_device(config.device, config.dtype)
+        self._memory = Memory(self._device)
+        self._catalog = Catalog({kind: config.folders(folder) for kind, folder in _FOLDERS.items()})
+        self._embeddings = Embeddings(config.folders("embeddings"))
+        logging.getLogger("fooocus.render").info("computing on %s", self._device.reason)
+
+    def run(self, job: WorkItem, emit: Emit, control: Control) -> None:
+        """Make every picture of a job that is not saved yet; raises what should end the job."""
+        recipes = plan(Request.from_json(job.request), load_styles(self._config.styles_folder))
+        done = {saved.picture for saved in job.saved}
+        latents: dict[int, Tensor] = {}
+        told: set[str] = set()
+        for number, recipe in enumerate(recipes, 1):
+            control.check()
+            if number in done:
+                continue
+            watch = self._watch(emit, control, number, len(recipes), told)
+            try:
+                rendered = self.render(recipe, watch)
+            except Skipped:
+                control.skipped()
+                emit(Notice(f"Picture {number} was skipped."))
+                continue
+            watch.stage("saving")
+            path = picture_path(self._config.outputs, job.created_ms, number, recipe.seed, "png")
+            path = save_picture(path, encode(rendered.image, recipe, "png"))
+            latents[number] = rendered.latents
+            self._save_latents(list(latents.values()))
+            emit(Saved(number, len(recipes), str(path), recipe.seed))
+
+    @torch.no_grad()
+    def render(self, recipe: Recipe, watch: Watch = SILENT) -> Rendered:
+        """Make the picture of one recipe. Raises the subclasses of :class:`~fooocus.errors.FooocusError`."""
+        files = self._find(recipe)
+        self._memory.keep_only([path for path in (files.base, files.refiner) if path is not None])
+        watch.stage("loading")
+        for report in self._memory.prepare(files.base, "base", files.loras):
+            watch.notice(f"LoRA {report.name}: {report.matched} of {report.total} modules matched.")
+        if files.refiner is not None:
+            self._memory.prepare(files.refiner, "refiner")
+
+        architecture = self._memory.architecture(files.base, "base")
+        sampler, table = sampler_named(recipe.sampler), sdxl_table()
+        sigmas = sigmas_for(sampler, recipe.schedule, recipe.steps, table)
+        shape = (1, 4, recipe.size.height // 8, recipe.size.width // 8)
+        with noise_for(sampler, recipe.seed, shape, sigmas, device=self._device.device) as noise, ExitStack() as placed:
+            watch.stage("reading")
+            base = self._denoiser(placed, files.base, "base", recipe, watch)
+            refiner = None if files.refiner is None else self._denoiser(placed, files.refiner, "refiner", recipe, watch)
+            watch.stage("sampling")
+            state = State(0, start(starting_noise(recipe.seed, shape).to(self._device.device), sigmas))
+            run = sample(sampler, switch_at(base, refiner, recipe.switch), state, sigmas, noise)
+            while state.step < len(sigmas) - 1:
+                if state.step == recipe.switch:
+                    watch.stage("refining")
+                watch.check()
+                state = next(run)
+                watch.step(state, len(sigmas) - 1)
+
+        watch.stage("decoding")
+        latents = state.x.cpu() / architecture.latent_scale
+        with self._memory.use_vae(files.base, files.vae) as vae, interruptible(vae, watch.check):
+            return Rendered(decode(vae, latents), latents)
+
+    def _find(self, recipe: Recipe) -> Files:
+        return Files(
+            base=self._catalog.resolve("checkpoint", recipe.base),
+            refiner=None if recipe.refiner is None else self._catalog.resolve("checkpoint", recipe.refiner),
+            loras=tuple((self._catalog.resolve("lora", use.name), use.weight) for use in recipe.loras),
+            vae=None if recipe.vae is None else self._catalog.resolve("vae", recipe.vae),
+        )
+
+    def _denoiser(self, placed: ExitStack, path: Path, role: Role, recipe: Recipe, watch: Watch) -> Denoise:
+        """Return the denoise function of one model; its UNet is brought to the device at the first call."""
+        architecture = self._memory.architecture(path, role)
+        prompts = self._read(path, role, recipe)
+        sizes = sizes_at(recipe, architecture.family)
+
+        @functools.cache
+        def ready() -> Denoise:
+            placed.close()  # from here on the other model's UNet may leave the device
+            unet = placed.enter_context(self._memory.use(path, role, "unet"))
+            placed.enter_context(interruptible(unet, watch.check))
+            placed.callback(attention.forget, unet)
+            predict = predictor(unet, prompts, sizes, guided=recipe.guidance != 1, device=self._device.device)
+            return denoiser(predict, sdxl_table(), architecture.prediction, recipe.guidance)
+
+        return lambda x, sigma: ready()(x, sigma)
+
+    def _read(self, path: Path, role: Role, recipe: Recipe) -> Prompts:
+        """Encode both texts with the text encoders of one model."""
+        kinds = self._memory.architecture(path, role).family.text
+        with ExitStack() as placed:
+            encoders = [
+                Encoder(placed.enter_context(self._memory.use(path, role, kind)), pad_id, name)
+                for kind, (name, pad_id) in ((kind, _ENCODERS[kind]) for kind in kinds)
+            ]
+            cond, uncond = (
+                encode_text(text, encoders, clip_skip=recipe.clip_skip, embeddings=self._embeddings)
+                for text in (recipe.positive_text, recipe.negative_text)
+            )
+        return Prompts(cond, uncond)
+
+    def _watch(self, emit: Emit, control: Control, number: int, count: int, told: set[str]) -> Watch:
+        """Tell the making of one picture as events; the same notice only once a job."""
+
+        def step(state: State, steps: int) -> None:
+            seen = state.denoised if self._previews else None
+            emit(Step(number, count, state.step, steps, None if seen is None else preview_jpeg(seen)))
+
+        def check() -> None:
+            control.check()
+            if control.skipping():
+                raise Skipped("The picture was skipped.")
+
+        def notice(text: str) -> None:
+            if text not in told:
+                told.add(text)
+                emit(Notice(text))
+
+        return Watch(stage=lambda name: emit(Stage(name, number, count)), step=step, check=check, notice=notice)
+
+    def _save_latents(self, latents: list[Tensor]) -> None:
+        if self._latents_file is not None:
+            self._latents_file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"latent": torch.cat(latents).float().contiguous()}, self._latents_file)

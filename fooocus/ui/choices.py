@@ -1,0 +1,95 @@
+"""What the lists of the page offer: model files and styles as they lie on disk now.
+
+Only names found here are accepted from the page; a name is never joined to a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fooocus.config import Config
+from fooocus.prompt.styles import load_styles
+from fooocus.request import NONE, Request
+from fooocus.ui.fields import AUTOMATIC, METADATA, Row
+
+Choice = tuple[str, str]  # what is shown, what it stands for
+
+# The sizes offered as shapes, widest first. All are among the 26 that SDXL was trained on.
+SHAPES: tuple[tuple[str, str], ...] = (
+    ("16:9", "1344x768"),
+    ("3:2", "1216x832"),
+    ("4:3", "1152x896"),
+    ("1:1", "1024x1024"),
+    ("3:4", "896x1152"),
+    ("2:3", "832x1216"),
+    ("9:16", "768x1344"),
+)
+_SHOWN = {
+    "speed": "Speed · 30 steps",
+    "quality": "Quality · 60 steps",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "dpmpp_2s_ancestral": "DPM++ 2S ancestral",
+    "euler": "Euler",
+    "euler_ancestral": "Euler ancestral",
+    "heun": "Heun",
+    "dpm_2": "DPM 2",
+    "dpm_2_ancestral": "DPM 2 ancestral",
+    "lms": "LMS",
+    "ddim": "DDIM",
+    "uni_pc": "UniPC",
+    "lcm": "LCM",
+    "karras": "Karras",
+    "sgm_uniform": "SGM uniform",
+    "ddim_uniform": "DDIM uniform",
+}
+
+
+def choices(row: Row, config: Config, defaults: Request) -> list[Choice]:
+    """Return what a row's list offers; what ``defaults`` name is always among it."""
+    if row.kind == "styles":
+        return [(name, name) for name in _with(load_styles(config.styles_folder).names, defaults.styles)]
+    if row.kind in ("choice", "pills"):
+        return [(shown(name), name) for name in METADATA[row.name]["choices"]]
+    files = [(Path(name).stem, name) for name in _with(model_files(config, row.folder), _named(row, defaults))]
+    match row.name:
+        case "refiner":
+            return [("Automatic: the base's own", AUTOMATIC), ("None", NONE), *files]
+        case "vae":
+            return [("Automatic: the one in the base", AUTOMATIC), *files]
+        case "loras":
+            return [("None", AUTOMATIC), *files]
+    return files
+
+
+def model_files(config: Config, kind: str) -> list[str]:
+    """Return the safetensors files of one kind as paths relative to their folder, with forward slashes."""
+    found = {
+        file.relative_to(folder).as_posix()
+        for folder in config.folders(kind)
+        if folder.is_dir()
+        for file in folder.rglob("*.safetensors")
+    }
+    return sorted(found, key=str.lower)
+
+
+def shown(name: str) -> str:
+    """Return a sampler's, schedule's or bundle's name as people write it."""
+    return _SHOWN.get(name, name.replace("_", " ").capitalize())
+
+
+def _named(row: Row, defaults: Request) -> Sequence[str]:
+    if row.name == "loras":
+        return [use.name for use in defaults.loras or ()]
+    name = getattr(defaults, row.name)
+    return [name] if name not in (None, NONE) else []
+
+
+def _with(names: Sequence[str], extra: Sequence[str]) -> list[str]:
+    return [*names, *(name for name in extra if name not in names)]
+
+

@@ -1,0 +1,145 @@
+"""The page's controls, one row per field of :class:`~fooocus.request.Request`, and the way back from their values.
+
+A control is found by its field's name, never by its position. Adding an option to the page is adding its row here; a
+test fails when a field has none. Limits, choices and defaults are not repeated: they come from ``request.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from fooocus.errors import RequestError
+from fooocus.request import NONE, Request
+
+Group = Literal["prompt", "settings", "styles", "models", "more"]
+Kind = Literal["text", "whole", "slider", "choice", "pills", "size", "styles", "model", "loras"]
+
+AUTOMATIC = ""  # the value by which a control says "you choose"
+LORA_ROWS = 5
+SEED_RANGE = 2**32  # random seeds are short enough to be read out aloud; typed ones may be longer
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Describe one control. ``low``, ``high``, ``step`` bound the slider where the field allows more than is useful.
+
+    ``folder`` is the kind of model file to list, ``empty`` what the control says when nothing is chosen.
+    """
+
+    name: str
+    label: str
+    help: str
+    group: Group
+    kind: Kind
+    low: float | None = None
+    high: float | None = None
+    step: float = 1
+    folder: str = ""
+    empty: str = ""
+
+
+ROWS: tuple[Row, ...] = (
+    Row("prompt", "Prompt", "Describe the picture", "prompt", "text"),
+    Row("performance", "Performance", "More steps take longer and show finer detail.", "settings", "pills"),
+    Row("size", "Size", "Width × height in pixels, multiples of 8.", "settings", "size"),
+    Row("count", "Pictures", "How many to make, one after the other.", "settings", "slider", high=32),
+    Row("negative", "Negative prompt", "What to keep out of the picture.", "settings", "text", empty="blurry, text"),
+    Row("seed", "Seed", "The same seed gives the same picture.", "settings", "text", empty="Random"),
+    Row("styles", "Styles", "Each adds its own words to the prompt.", "styles", "styles", empty="No style"),
+    Row("base", "Base model", "The network that draws the picture.", "models", "model", folder="checkpoints"),
+    Row("refiner", "Refiner", "Takes over for the last steps.", "models", "model", folder="checkpoints"),
+    Row("loras", "LoRAs", "Small additions to the model, each with its weight.", "models", "loras", folder="loras"),
+    Row("vae", "VAE", "Turns the network's result into pixels.", "models", "model", folder="vae"),
+    Row("guidance", "Guidance", "How strictly the prompt is followed.", "more", "slider", 0, 30, 0.1),
+    Row("steps", "Steps", "Left empty: as performance says.", "more", "whole", empty="Automatic"),
+    Row("switch", "Refiner from step", "The first step that the refiner draws.", "more", "whole", empty="Automatic"),
+    Row("sampler", "Sampler", "The algorithm that removes the noise.", "more", "choice"),
+    Row("schedule", "Schedule", "How the noise levels are spaced.", "more", "choice"),
+    Row("clip_skip", "Clip skip", "Text layer that is read, from the end; 2 is right for SDXL.", "more", "slider", 1, 12),
+    Row("size_positive", "Size guidance, prompt", "Claims a larger original for the prompt.", "more", "slider", step=0.05),
+    Row("size_negative", "Size guidance, negative", "And a smaller one for the rest.", "more", "slider", step=0.05),
+    Row("size_until", "Size guidance until", "Part of the run in which it acts.", "more", "slider", step=0.05),
+)
+BY_NAME: Mapping[str, Row] = {row.name: row for row in ROWS}
+METADATA: Mapping[str, Mapping[str, Any]] = {field.name: field.metadata for field in dataclasses.fields(Request)}
+
+
+def to_request(values: Mapping[str, Any], defaults: Request) -> Request:
+    """Turn the controls' values, by field name, into a complete request; what is not in ``values`` is as in ``defaults``.
+
+    A seed that was left empty is drawn here, so that the stored request is the whole truth. Raises
+    :class:`~fooocus.errors.RequestError` naming the field.
+    """
+    asked = {name: _read(BY_NAME[name], value) if name in BY_NAME else value for name, value in values.items()}
+    request = Request.from_json(defaults.to_json() | asked)
+    return request if request.seed is not None else dataclasses.replace(request, seed=secrets.randbelow(SEED_RANGE))
+
+
+def gather(controls: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the controls of the LoRA rows (``loras.own``, ``loras.1.name``, ``loras.1.weight``, ...) into one value."""
+    values = {name: value for name, value in controls.items() if not name.startswith("loras.")}
+    if "loras.own" in controls:
+        rows = [(controls[f"loras.{i}.name"], controls[f"loras.{i}.weight"]) for i in range(1, LORA_ROWS + 1)]
+        values["loras"] = None if controls["loras.own"] else [[name, weight] for name, weight in rows if name]
+    return values
+
+
+def spread(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`gather`: give every control of the LoRA rows its value."""
+    controls = {name: value for name, value in values.items() if name != "loras"}
+    uses = list(values["loras"] or ())[:LORA_ROWS]
+    controls["loras.own"] = values["loras"] is None
+    for i, (name, weight) in enumerate([*uses, *[(AUTOMATIC, 1.0)] * (LORA_ROWS - len(uses))], start=1):
+        controls[f"loras.{i}.name"], controls[f"loras.{i}.weight"] = name, weight
+    return controls
+
+
+def to_values(request: Request) -> dict[str, Any]:
+    """Return what every control shows for ``request``; :func:`to_request` of it gives the request back."""
+    values = request.to_json()
+    for row in ROWS:
+        value = values[row.name]
+        if row.kind in ("text", "model") and not isinstance(value, str):
+            values[row.name] = AUTOMATIC if value is None else str(value)
+    return values
+
+
+def _read(row: Row, value: Any) -> Any:
+    """Turn one control's value into the JSON value of its field."""
+    if row.name == "seed":
+        return _whole(row, value)
+    match row.kind:
+        case "text":
+            return clean(value) if isinstance(value, str) else value
+        case "whole":
+            return _whole(row, value)
+        case "slider":
+            return _whole(row, value) if isinstance(METADATA[row.name]["low"], int) else value
+        case "model":
+            return None if value in (AUTOMATIC, None) and row.name != "base" else value
+        case "styles":
+            return value or [NONE]
+        case "size":
+            return value if value is not None else ""
+    return value
+
+
+def _whole(row: Row, value: Any) -> int | None:
+    """Read a whole number from a text or number control; empty is ``None``."""
+    text = "" if value is None else str(value).strip()
+    if not text:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not (text.isascii() and text.isdigit() and len(text) <= 19):  # 2**63 has 19 digits
+        raise RequestError(row.name, f"{row.label}: {text[:40]!r} is no whole number.", "Type digits, or clear it.")
+    return int(text)
+
+
+def clean(text: str) -> str:
+    """Drop what no file can hold: lone surrogates and control characters other than line break and tab."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))

@@ -1,0 +1,241 @@
+"""The page's layout, and what happens when a person uses it.
+
+A tab holds the ids of its jobs in a hidden box. Making a job adds its id; whenever the box changes, one watcher follows
+what is still active. So closing a tab ends nothing, and a reloaded tab picks up where it was. Settings and the ids stay
+in the browser's own storage.
+
+Importing this module imports gradio (seconds); :mod:`fooocus.ui.server` does so only when it builds the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import gradio as gr
+
+from fooocus.config import Config
+from fooocus.errors import FooocusError, RequestError
+from fooocus.jobs.supervisor import Jobs
+from fooocus.request import Request
+from fooocus.ui import views
+from fooocus.ui.choices import choices
+from fooocus.ui.controls import build_group, restorable, row_of
+from fooocus.ui.fields import BY_NAME, gather, to_request
+from fooocus.ui.guard import owner_of
+from fooocus.ui.stream import ACTIVE, View, Watcher
+
+TITLE = "Fooocus"
+TABS = (("settings", "Settings"), ("styles", "Styles"), ("models", "Models"), ("more", "More"))
+_KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
+_LOOK_AT_WORKER_SECONDS = 0.5
+
+# Linked, not handed to Gradio: it would put its own container before every selector.
+HEAD = """<link rel="stylesheet" href="/ui/page.css"><link rel="icon" type="image/svg+xml" href="/ui/icon.svg">
+<script src="/ui/page.js"></script>"""
+REMEMBER = """(...values) => {
+  const names = %s
+  localStorage.setItem("fooocus.values", JSON.stringify(Object.fromEntries(names.map((n, i) => [n, values[i]]))))
+}"""
+RECALL = """() => {
+  let values = {}
+  try { values = JSON.parse(localStorage.getItem("fooocus.values") || "{}") } catch { localStorage.clear() }
+  return JSON.stringify({values, jobs: sessionStorage.getItem("fooocus.jobs") || ""})
+}"""
+
+
+class Page:
+    """Build the page and answer its events. One object serves all tabs; what differs between them is passed in."""
+
+    def __init__(self, config: Config, jobs: Jobs, defaults: Request, watcher: Watcher) -> None:
+        self._config = config
+        self._jobs = jobs
+        self._defaults = defaults
+        self._watcher = watcher
+        self._controls: dict[str, Any] = {}
+
+    def build(self) -> gr.Blocks:
+        """Return the page as Gradio blocks, wired."""
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+            with gr.Row(elem_id="room"):
+                with gr.Column(elem_id="main"):
+                    self._stage = gr.HTML(views.stage(View()), elem_id="stage", apply_default_css=False, js_on_load=None)
+                    self._build_desk()
+                with gr.Column(elem_id="advanced"), gr.Tabs(elem_id="tabs") as self._tabs:
+                    for group, title in TABS:
+                        with gr.Tab(title, id=group):
+                            self._controls |= build_group(group, self._config, self._defaults)
+            self._tab = gr.Textbox(elem_id="tab", visible="hidden", container=False)
+            self._memory = gr.Textbox(visible=False)
+            self._wire(blocks)
+        blocks.queue(default_concurrency_limit=None, api_open=False)
+        return blocks
+
+    def _build_desk(self) -> None:
+        """Lay out the prompt and its buttons, at the lower edge."""
+        with gr.Column(elem_id="desk"):
+            with gr.Row(elem_id="ask"):
+                self._controls["prompt"] = gr.Textbox(
+                    placeholder=BY_NAME["prompt"].help,
+                    value=self._defaults.prompt,
+                    label=BY_NAME["prompt"].label,
+                    show_label=False,
+                    container=False,
+                    max_lines=6,
+                    autofocus=True,
+                    elem_id="field-prompt",
+                    html_attributes=gr.InputHTMLAttributes(enterkeyhint="go"),
+                )
+                self._go = gr.Button("Generate", variant="primary", elem_id="go")
+                self._skip = gr.Button("Skip", visible=False, elem_id="skip")
+                self._stop = gr.Button("Stop", visible=False, elem_id="stop")
+            self._problem = gr.HTML("", elem_id="problem", apply_default_css=False, js_on_load=None)
+            with gr.Row(elem_id="foot"):
+                self._advanced = gr.Checkbox(False, label="Advanced", container=False, elem_id="advanced-switch")
+                self._status = gr.HTML("", elem_id="status", apply_default_css=False, js_on_load=None)
+
+    def _wire(self, blocks: gr.Blocks) -> None:
+        """Join events to methods. Outputs show no spinners: the stage says what goes on."""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        every = list(self._controls.values())
+        remembered = {**self._controls, "advanced": self._advanced}
+        blocks.load(self._open, self._memory, [*every, self._advanced, self._tab], js=RECALL, **quiet)
+        blocks.load(self._follow_worker, None, self._status, **quiet)
+        gr.on(
+            [self._go.click, self._controls["prompt"].submit],
+            self._generate,
+            {*every, self._tab},
+            [*every, self._tab, self._problem, self._tabs, self._advanced],
+            trigger_mode="multiple",
+            **quiet,
+        )
+        buttons = [self._go, self._skip, self._stop]
+        self._tab.change(self._watch, self._tab, [self._stage, *buttons], trigger_mode="always_last", **quiet)
+        self._stop.click(self._stop_job, self._tab, self._stop, queue=False, **quiet)
+        self._skip.click(self._skip_picture, self._tab, None, queue=False, **quiet)
+        self._tab.change(None, self._tab, None, js="ids => { sessionStorage.setItem('fooocus.jobs', ids) }")
+        self._advanced.change(None, self._advanced, None, js="on => { document.body.classList.toggle('advanced', on) }")
+        gr.on(
+            [control.change for control in remembered.values()],
+            None,
+            list(remembered.values()),
+            None,
+            js=REMEMBER % json.dumps(list(remembered)),
+        )
+
+    def _open(self, memory: str, request: gr.Request) -> dict[Any, Any]:
+        """Give a page back what its browser had: settings, and this tab's jobs or else the person's last ones."""
+        owner = _owner(request)
+        values, ids = _recall(memory)
+        answer: dict[Any, Any] = {}
+        kept = restorable(values, self._config, self._defaults)
+        for name, control in self._controls.items():
+            change = {"value": kept[name]} if name in kept else {}
+            row = row_of(name)
+            if row.kind in ("model", "styles") or name.endswith(".name"):
+                change["choices"] = choices(row, self._config, self._defaults)
+            if change:
+                answer[control] = gr.update(**change)
+        if isinstance(values.get("advanced"), bool):
+            answer[self._advanced] = values["advanced"]
+        mine = self._watcher.mine(ids, owner) or self._watcher.last(owner)
+        answer[self._tab] = " ".join(job.id for job in mine)
+        return answer
+
+    def _generate(self, given: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
+        """Make a job of the controls' values; an error names its field and makes none."""
+        values = gather({name: given[control] for name, control in self._controls.items()})
+        answer: dict[Any, Any] = {self._problem: "", **self._unmarked()}
+        try:
+            asked = to_request(values, self._defaults)
+            id = self._jobs.submit(asked.to_json(), _owner(request))
+        except FooocusError as error:
+            return answer | self._marked(error)
+        answer[self._tab] = " ".join([*str(given[self._tab] or "").split(), id][-_KEPT_IDS:])
+        return answer
+
+    def _unmarked(self) -> dict[Any, Any]:
+        """Return the updates that take the mark of an earlier error off every field."""
+        return {
+            control: gr.update(info=BY_NAME[name].help, elem_classes=_classes(name))
+            for name, control in self._controls.items()
+            if name in BY_NAME and name != "prompt"
+        }
+
+    def _marked(self, error: FooocusError) -> dict[Any, Any]:
+        """Return the updates that show an error below the prompt and, if a field is at fault, beside that field."""
+        answer: dict[Any, Any] = {self._problem: views.problem(error)}
+        field = error.field if isinstance(error, RequestError) else ""
+        if field in BY_NAME and field != "prompt":
+            answer[self._advanced] = True
+            answer[self._tabs] = gr.update(selected=BY_NAME[field].group)
+            if field in self._controls:
+                words = f"{error.sentence} {error.remedy}".strip()
+                answer[self._controls[field]] = gr.update(info=words, elem_classes=[*_classes(field), "wrong"])
+        return answer
+
+    async def _watch(self, tab: str, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
+        """Show the active jobs of a tab, one after the other, until the last has ended."""
+        phase = ""
+        async for view in self._watcher.watch((tab or "").split(), _owner(request)):
+            answer: dict[Any, Any] = {self._stage: views.stage(view)}
+            now = f"{view.active} {view.phase == 'running' and view.pictures > 1}"
+            if now != phase:
+                phase = now
+                answer |= {
+                    self._go: gr.update(visible=not view.active),
+                    self._stop: gr.update(visible=view.active, interactive=True, value="Stop"),
+                    self._skip: gr.update(visible=view.phase == "running" and view.pictures > 1),
+                }
+            yield answer
+
+    def _stop_job(self, tab: str, request: gr.Request) -> Any:
+        """Stop the job that this tab shows."""
+        for job in self._watched(tab, request)[:1]:
+            self._jobs.cancel(job)
+        return gr.update(value="Stopping", interactive=False)
+
+    def _skip_picture(self, tab: str, request: gr.Request) -> None:
+        """Go on with the next picture of the job that this tab shows."""
+        for job in self._watched(tab, request)[:1]:
+            self._jobs.skip(job)
+
+    def _watched(self, tab: str, request: gr.Request) -> list[str]:
+        mine = self._watcher.mine((tab or "").split(), _owner(request))
+        return [job.id for job in mine if job.state in ACTIVE]
+
+    async def _follow_worker(self) -> AsyncIterator[str]:
+        """Say quietly what the worker is getting ready, until it is."""
+        shown = None
+        while True:
+            state = self._jobs.worker_state()
+            words = views.status(state.phase, state.reason)
+            if words != shown:
+                shown = words
+                yield words
+            if state.phase in ("ready", "busy"):
+                return
+            await anyio.sleep(_LOOK_AT_WORKER_SECONDS)
+
+
+def _owner(request: gr.Request) -> str:
+    """Return who asks: the browser's token, or, where cookies are off, this one page view."""
+    return owner_of(request.headers.get("cookie", "")) or f"page-{request.session_hash}"
+
+
+def _classes(name: str) -> list[str]:
+    return ["pills"] if BY_NAME[name].kind == "pills" else []
+
+
+def _recall(memory: str) -> tuple[dict[str, Any], list[str]]:
+    """Read what the browser kept: the controls' values and the tab's job ids. It may be anything."""
+    try:
+        kept = json.loads(memory or "{}")
+    except ValueError:
+        return {}, []
+    if not isinstance(kept, dict) or not isinstance(kept.get("values"), dict):
+        return {}, []
+    return kept["values"], str(kept.get("jobs", "")).split()[-_KEPT_IDS:]

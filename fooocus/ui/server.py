@@ -1,0 +1,201 @@
+"""The web server of the page: our own routes, Gradio behind them, the guard in front of everything."""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import sys
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.requests import Request as WebRequest
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from fooocus.config import Config
+from fooocus.errors import ConfigError, RequestError
+from fooocus.jobs.supervisor import Jobs
+from fooocus.request import Request
+from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
+from fooocus.ui.stream import Previews, Watcher
+
+STATIC = Path(__file__).resolve().parent / "static"
+PORTS_TRIED = 100
+GOODBYE_SECONDS = 1  # an open page holds its connection for ever; it is not waited for
+
+_MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+_STATIC_MEDIA = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_PICTURE = re.compile(r"[\w-][\w.-]{0,199}\.(png|jpg|webp)", re.ASCII)
+_FILE_HEADERS = {"content-security-policy": "sandbox; default-src 'none'", "cache-control": "private, max-age=31536000"}
+_MANIFEST = {
+    "name": "Fooocus",
+    "start_url": "/",
+    "display": "standalone",
+    "icons": [{"src": "/ui/icon.svg", "sizes": "any", "type": "image/svg+xml"}],
+}
+
+
+def serve(config: Config, jobs: Jobs, defaults: Request, *, ready: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C. ``ready`` is called with its address once it answers.
+
+    Raises :class:`~fooocus.errors.ConfigError` when no port can be had.
+    """
+    listener = bind(config.host, config.port)
+    port = listener.getsockname()[1]
+    url = address(config.host, port)
+
+    def answer() -> None:
+        ready(url)
+        if config.browser:
+            webbrowser.open(url)
+
+    try:
+        app = build_app(config, jobs, defaults, port=port)
+        options = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GOODBYE_SECONDS,
+        )
+        _Server(options, answer).run(sockets=[listener])
+    except KeyboardInterrupt:
+        return  # uvicorn has already closed everything and raises the signal again
+    finally:
+        listener.close()
+
+
+def build_app(
+    config: Config, jobs: Jobs, defaults: Request, *, port: int, wrong_try_seconds: float = WRONG_TRY_SECONDS
+) -> Guard:
+    """Return the whole page as an ASGI application that answers under ``port``.
+
+    gradio is imported here, so its environment variables must be set before.
+    """
+    import gradio as gr
+
+    from fooocus.ui.page import HEAD, Page
+    from fooocus.ui.theme import make_theme
+
+    previews = Previews()
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    _add_routes(app, config, jobs, previews)
+    blocks = Page(config, jobs, defaults, Watcher(jobs, previews, config.outputs)).build()
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        server_name=config.host,
+        server_port=port,
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=make_theme(),
+        head=HEAD,
+    )
+    return Guard(app, config, port, seconds=wrong_try_seconds)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket on ``port`` or the next free one; port 0 leaves the choice to the system."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    problem: OSError | None = None
+    for candidate in [0] if port == 0 else range(port, min(port + PORTS_TRIED, 65536)):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        if sys.platform == "win32":  # there SO_REUSEADDR would share the port with another program
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host.strip("[]"), candidate))
+            listener.listen(2048)
+        except OSError as error:
+            listener.close()
+            problem = error
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                break
+        else:
+            return listener
+    raise ConfigError([f"the page cannot be served on {host}, port {port}: {problem}."])
+
+
+def address(host: str, port: int) -> str:
+    """Return the address to open in a browser on this machine."""
+    if host in ("0.0.0.0", "::", ""):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, answers: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._answers = answers
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if not self.should_exit:
+            self._answers()
+
+
+def _add_routes(app: FastAPI, config: Config, jobs: Jobs, previews: Previews) -> None:
+    """Add what the page loads besides Gradio's own files."""
+
+    @app.get("/pictures/{day}/{name}")
+    @app.head("/pictures/{day}/{name}")
+    def picture(day: str, name: str) -> Response:
+        file = find_picture(config.outputs, day, name)
+        if file is None:
+            return Response(status_code=404)
+        return FileResponse(file, media_type=_MEDIA[file.suffix], headers=_FILE_HEADERS)
+
+    @app.get("/preview/{job}")
+    def preview(job: str, request: WebRequest) -> Response:
+        frame = previews.get(job)
+        if frame is None or not _owns(request, jobs, job):
+            return Response(status_code=404)
+        return Response(frame, media_type="image/jpeg", headers={"cache-control": "no-store"})
+
+    @app.get("/ui/{name}")
+    def static(name: str) -> Response:
+        file = STATIC / name
+        if not re.fullmatch(r"\w+\.(css|js|svg)", name, re.ASCII) or not file.is_file():
+            return Response(status_code=404)
+        return FileResponse(file, media_type=_STATIC_MEDIA[file.suffix], headers={"cache-control": "no-cache"})
+
+    @app.get("/favicon.ico")
+    def icon() -> Response:
+        return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
+
+    @app.get("/manifest.json")
+    def manifest() -> Response:
+        return JSONResponse(_MANIFEST, media_type="application/manifest+json")
+
+
+def find_picture(outputs: Path, day: str, name: str) -> Path | None:
+    """Return the file of a picture that really lies in a day's folder of ``outputs``, or ``None``."""
+    if not _DAY.fullmatch(day) or not _PICTURE.fullmatch(name):
+        return None
+    root = outputs.resolve()
+    file = (root / day / name).resolve()
+    return file if file.is_file() and file.parent == root / day else None
+
+
+def _owns(request: WebRequest, jobs: Jobs, id: str) -> bool:
+    """Whether the browser that asks has made the job."""
+    try:
+        return jobs.job(id).owner == owner_of(request.headers.get("cookie", ""))
+    except RequestError:
+        return False

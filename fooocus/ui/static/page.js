@@ -1,0 +1,57 @@
+// What HTML alone cannot do: the tab's title, keys in the prompt, examples, and choosing a picture of the strip.
+// Everything is found anew at each event, because Gradio may replace any element.
+(() => {
+  const prompt = () => document.querySelector("#field-prompt textarea");
+  const stage = () => document.querySelector("#stage .stage");
+
+  // The stage says what the tab is called.
+  const title = () => {
+    const words = stage()?.dataset.title;
+    if (words && document.title !== words) document.title = words;
+    document.body.dataset.phase = stage()?.dataset.phase ?? "empty";
+  };
+  new MutationObserver(title).observe(document.documentElement, {
+    subtree: true, childList: true, attributes: true, attributeFilter: ["data-title"],
+  });
+
+  const show = (button) => {
+    const url = button.dataset.url;
+    const all = button.parentElement.querySelectorAll("button");
+    all.forEach((one) => one.setAttribute("aria-pressed", one === button));
+    const image = stage().querySelector(".frame img");
+    if (image) image.src = url;
+    stage().querySelectorAll(".caption a").forEach((link) => link.setAttribute("href", url));
+    const seed = stage().querySelector(".caption .seed");
+    if (seed) seed.textContent = button.dataset.seed;
+  };
+
+  addEventListener("click", (event) => {
+    const example = event.target.closest?.("[data-example]");
+    if (example && prompt()) {
+      prompt().value = example.dataset.example;
+      prompt().dispatchEvent(new Event("input", { bubbles: true }));
+      prompt().focus();
+    }
+    const choice = event.target.closest?.('.stage:not([data-phase="running"]) .strip button');
+    if (choice) show(choice);
+  });
+
+  // Enter generates, Shift+Enter is a new line; Enter that ends a composed character does neither.
+  addEventListener("keydown", (event) => {
+    if (event.target === prompt() && event.key === "Enter" && (event.shiftKey || event.isComposing)) {
+      event.stopImmediatePropagation();
+      return;
+    }
+    const onStrip = event.target.closest?.(".strip button");
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (onStrip && step) {
+      const all = [...onStrip.parentElement.querySelectorAll("button")];
+      const next = all[(all.indexOf(onStrip) + step + all.length) % all.length];
+      next.focus();
+      next.click();
+    }
+    if (event.key === "Escape" && document.body.classList.contains("advanced")) {
+      document.querySelector("#advanced-switch input")?.click();
+    }
+  }, true);
+})();

@@ -1,0 +1,237 @@
+"""From a job's events to what the stage shows.
+
+:func:`fold` takes one event into a :class:`View`, a frozen value that holds everything the stage needs;
+:func:`watch` follows jobs by their ids and yields views until the last terminal event. A watcher only looks: when its
+tab is closed the job goes on, and the next watcher starts from the first event again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import anyio
+import anyio.to_thread
+
+from fooocus.errors import RequestError
+from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Queued, Saved, Stage, Step
+from fooocus.jobs.store import Job, State
+from fooocus.jobs.supervisor import Jobs
+from fooocus.request import Request, parse_size
+
+Phase = Literal["empty", "waiting", "running", "finished", "failed", "cancelled"]
+ACTIVE: tuple[State, ...] = ("waiting", "running")
+
+# How far a picture is when a stage begins, as a part of 1. On a warm model sampling is nearly all of the time; the
+# stages around it get just enough for the bar to be seen moving.
+_STAGE_BEGINS: Mapping[str, float] = {
+    "starting": 0.0,
+    "loading": 0.01,
+    "reading": 0.03,
+    "sampling": 0.05,
+    "refining": 0.05,
+    "decoding": 0.95,
+    "saving": 0.98,
+}
+_SAMPLING_PART = _STAGE_BEGINS["decoding"] - _STAGE_BEGINS["sampling"]
+_PACE_WEIGHT = 0.3  # of the newest step in the running mean of seconds per step: calm, yet it follows a refiner swap
+_WAIT_SECONDS = 1.0  # longest wait for an event before the count of waiting jobs is looked at again
+_IDLE_SECONDS = 0.1
+_KEPT_PREVIEWS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A saved picture as the page links it; ``url`` is empty when it lies outside of the outputs folder."""
+
+    number: int
+    url: str
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Hold what the stage shows of one job. ``fraction`` of the whole job never falls; ``preview`` counts frames."""
+
+    job: str = ""
+    phase: Phase = "empty"
+    prompt: str = ""
+    size: tuple[int, int] = (1, 1)
+    ahead: int = 0
+    waiting: int = 0
+    stage: str = ""
+    picture: int = 0
+    pictures: int = 1
+    step: int = 0
+    steps: int = 0
+    fraction: float = 0.0
+    preview: int = 0
+    saved: tuple[Picture, ...] = ()
+    notice: str = ""
+    sentence: str = ""
+    remedy: str = ""
+    seconds: float = 0.0
+    pace: float = 0.0
+    stepped_at: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether more is to come."""
+        return self.phase in ACTIVE
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The time that the remaining steps take at the pace so far, or ``None`` before two steps were seen."""
+        if not self.pace or not self.steps:
+            return None
+        return self.pace * (self.steps - self.step + (self.pictures - self.picture) * self.steps)
+
+
+class Previews:
+    """Hold the newest frame of recent jobs in memory, where ``/preview/<job>`` finds it; nothing touches the disk."""
+
+    def __init__(self) -> None:
+        self._frames: OrderedDict[str, bytes] = OrderedDict()
+
+    def put(self, job: str, frame: bytes) -> None:
+        """Keep ``frame`` (a JPEG) as the newest of ``job`` and forget the jobs least lately seen."""
+        self._frames[job] = frame
+        self._frames.move_to_end(job)
+        while len(self._frames) > _KEPT_PREVIEWS:
+            self._frames.popitem(last=False)
+
+    def get(self, job: str) -> bytes | None:
+        """Return the newest frame of ``job``."""
+        return self._frames.get(job)
+
+    def drop(self, job: str) -> None:
+        """Forget a job that has ended."""
+        self._frames.pop(job, None)
+
+
+def opening(job: Job) -> View:
+    """Return the view of a job before its first event. Its request may be one of an older version of the program."""
+    asked = Request().to_json() | job.request
+    size = parse_size(str(asked["size"]))
+    return View(job.id, "waiting", str(asked["prompt"]), (size.width, size.height), pictures=int(asked["count"]))
+
+
+def fold(view: View, event: Event, now: float, outputs: Path) -> View:
+    """Take one event into the view. ``now`` is a monotonic time in seconds, for the pace."""
+    change = dataclasses.replace
+    match event:
+        case Queued(ahead):
+            return change(view, phase="waiting", ahead=ahead)
+        case Stage(name, picture, pictures):
+            view = change(view, phase="running", ahead=0, stage=name, pictures=pictures)
+            if picture != view.picture:
+                view = change(view, picture=picture, step=0, stepped_at=0.0)
+            return _advance(view, _STAGE_BEGINS[name])
+        case Step(picture, pictures, step, steps, preview):
+            pace = _pace(view, picture, step, now)
+            view = change(view, phase="running", ahead=0, picture=picture, pictures=pictures, step=step, steps=steps)
+            view = change(view, pace=pace, stepped_at=now, preview=view.preview + bool(preview))
+            return _advance(view, _STAGE_BEGINS["sampling"] + _SAMPLING_PART * step / max(steps, 1))
+        case Saved(number, pictures, path, seed):
+            picture = Picture(number, picture_url(Path(path), outputs), seed)
+            others = tuple(old for old in view.saved if old.number != number)
+            saved = tuple(sorted((*others, picture), key=lambda one: one.number))
+            view = change(view, phase="running", picture=number, pictures=pictures, saved=saved, stepped_at=0.0)
+            return _advance(view, 1.0)
+        case Notice(text):
+            return change(view, notice=text)
+        case Finished(_, seconds):
+            return change(view, phase="finished", fraction=1.0, seconds=seconds)
+        case Failed(_, sentence, remedy, _):
+            return change(view, phase="failed", sentence=sentence, remedy=remedy)
+        case Cancelled():
+            return change(view, phase="cancelled")
+
+
+def _advance(view: View, part: float) -> View:
+    """Set the fraction of the job from the part of the present picture; it never falls."""
+    fraction = (max(view.picture, 1) - 1 + part) / max(view.pictures, 1)
+    return dataclasses.replace(view, fraction=min(1.0, max(view.fraction, fraction)))
+
+
+def _pace(view: View, picture: int, step: int, now: float) -> float:
+    """Return the running mean of seconds per step; the first step of a picture is no measure."""
+    steps = step - view.step
+    if picture != view.picture or not view.stepped_at or steps <= 0:
+        return view.pace
+    newest = (now - view.stepped_at) / steps
+    return newest if not view.pace else view.pace + _PACE_WEIGHT * (newest - view.pace)
+
+
+def picture_url(path: Path, outputs: Path) -> str:
+    """Return the address of a picture in the outputs folder, or nothing for one that lies elsewhere."""
+    try:
+        parts = path.relative_to(outputs).parts
+    except ValueError:
+        return ""
+    return f"/pictures/{parts[0]}/{parts[1]}" if len(parts) == 2 else ""
+
+
+class Watcher:
+    """Follow jobs for one tab. ``threads`` bounds how many waits for events block a thread at once, page-wide."""
+
+    def __init__(self, jobs: Jobs, previews: Previews, outputs: Path, threads: int = 256) -> None:
+        self._jobs = jobs
+        self._previews = previews
+        self._outputs = outputs
+        self._threads = threads
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    def mine(self, ids: Sequence[str], owner: str) -> list[Job]:
+        """Return those of ``ids`` that exist and belong to ``owner``, in order."""
+        found = []
+        for id in ids:
+            with contextlib.suppress(RequestError):  # the browser remembers jobs that this data folder never had
+                found.append(self._jobs.job(id))
+        return [job for job in found if job.owner == owner]
+
+    def last(self, owner: str) -> list[Job]:
+        """Return the active jobs of ``owner`` in the order they run, or else the newest one."""
+        active = self._jobs.jobs(owner, ACTIVE)
+        if active:
+            return sorted(active, key=lambda job: (job.state == "waiting", job.position))
+        return list(self._jobs.jobs(owner, limit=1))
+
+    async def watch(self, ids: Sequence[str], owner: str) -> AsyncIterator[View]:
+        """Yield views of the active jobs among ``ids``, one job after the other; of the last one when none is active."""
+        mine = self.mine(ids, owner)
+        for job in [job for job in mine if job.state in ACTIVE] or mine[-1:]:
+            async for view in self._follow(job):
+                yield view
+
+    async def _follow(self, job: Job) -> AsyncIterator[View]:
+        self._limiter = self._limiter or anyio.CapacityLimiter(self._threads)
+        view, last = opening(job), 0
+        shown: View | None = None
+        while True:
+            wait = 0.0 if shown is None else _WAIT_SECONDS
+            news, waiting = await anyio.to_thread.run_sync(self._look, job, last, wait, limiter=self._limiter)
+            for last, event in news:
+                if isinstance(event, Step) and event.preview:
+                    self._previews.put(job.id, event.preview)
+                # Events of the past, read at once after a reload, tell nothing about the pace.
+                view = fold(view, event, time.monotonic() if shown else 0.0, self._outputs)
+            view = dataclasses.replace(view, waiting=waiting if view.active else 0)
+            if view != shown:
+                shown = view
+                yield view
+            if not view.active:
+                self._previews.drop(job.id)
+                return
+            if not news:  # the wait ended without news; at once when the jobs are being closed
+                await anyio.sleep(_IDLE_SECONDS)
+
+    def _look(self, job: Job, after: int, wait: float) -> tuple[Sequence[tuple[int, Event]], int]:
+        """Return the news of a job and how many other jobs of its owner wait. Blocks."""
+        news = self._jobs.events(job.id, after, wait)
+        return news, sum(other.id != job.id for other in self._jobs.jobs(job.owner, ("waiting",)))

@@ -1,0 +1,189 @@
+"""Views as HTML: the stage with its picture, progress, gallery and error. Every value from outside is escaped here.
+
+The structure is the same from frame to frame, so that the browser changes attributes in place and nothing flickers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+from urllib.parse import quote
+
+from fooocus.errors import FooocusError
+from fooocus.ui.stream import Picture, View
+
+EXAMPLES = (
+    "A lighthouse on a cliff at dusk, soft rain",
+    "Portrait of an old sailor, window light",
+    "A glass teapot on a mossy stone, macro",
+)
+_TITLE_CHARACTERS = 40
+
+# The stages of the work as a person would say them.
+_STAGES: Mapping[str, str] = {
+    "": "Starting",
+    "starting": "Starting",
+    "loading": "Loading the model",
+    "reading": "Reading the prompt",
+    "sampling": "Drawing",
+    "refining": "Refining",
+    "decoding": "Developing the picture",
+    "saving": "Saving",
+}
+
+
+def stage(view: View) -> str:
+    """Return the whole stage. ``data-title`` is what the tab's title says."""
+    match view.phase:
+        case "empty":
+            inside = _empty()
+        case "waiting" | "running":
+            inside = _picture_forming(view) + _strip(view.saved, chosen=None) + _progress(view)
+        case _:
+            inside = _outcome(view)
+    return (
+        f'<section class="stage" data-phase="{view.phase}" data-job="{escape(view.job)}" data-title="{_title(view)}" '
+        f'aria-label="Picture">{inside}</section>'
+    )
+
+
+def problem(error: FooocusError | None) -> str:
+    """Return the line below the prompt that says why no job was made, or nothing."""
+    if error is None:
+        return ""
+    return f'<p class="problem" role="alert"><b>{escape(error.sentence)}</b> {escape(error.remedy)}</p>'
+
+
+def progress_words(view: View) -> str:
+    """Return progress as a person reads it: picture 2 of 4 · step 17 of 30 · 6 s left."""
+    if view.phase == "waiting":
+        return "Next in line" if not view.ahead else f"Waiting, {view.ahead} ahead"
+    words = [f"picture {view.picture} of {view.pictures}"] if view.pictures > 1 and view.picture else []
+    if view.step:
+        words.append(f"step {view.step} of {view.steps}")
+    if view.seconds_left is not None:
+        words.append(f"{duration(view.seconds_left)} left")
+    return " · ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit a person would use; short ones are rounded up, so that 0 s means done."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _title(view: View) -> str:
+    prompt = view.prompt.strip().replace("\n", " ")
+    prompt = prompt if len(prompt) <= _TITLE_CHARACTERS else prompt[: _TITLE_CHARACTERS - 1].rstrip() + "…"
+    match view.phase:
+        case "waiting":
+            state = "Waiting"
+        case "running":
+            state = f"{percent(view)} %"
+        case "finished":
+            state = "Done"
+        case "failed":
+            state = "Stopped by an error"
+        case _:
+            return "Fooocus"
+    return escape(f"{state} – {prompt}" if prompt else state)
+
+
+def percent(view: View) -> int:
+    """Return whole percents; 100 only when all is done."""
+    return 100 if view.phase == "finished" else min(99, int(view.fraction * 100))
+
+
+def _empty() -> str:
+    examples = "".join(f'<button type="button" data-example="{escape(e)}">{escape(e)}</button>' for e in EXAMPLES)
+    return f'<div class="empty"><p>What would you like to see?</p><div class="examples">{examples}</div></div>'
+
+
+def _frame(view: View, inside: str, kind: str) -> str:
+    """Return the paper the picture lies on: it has the picture's shape before there is one, so nothing jumps."""
+    width, height = view.size
+    style = f"--ratio:{width / height:.4f};--wide:{width}px"
+    return f'<div class="paper"><figure class="frame {kind}" style="{style}">{inside}</figure></div>'
+
+
+def _picture_forming(view: View) -> str:
+    if view.preview:
+        source = f"/preview/{quote(view.job, safe='')}?frame={view.preview}"
+        return _frame(view, f'<img src="{source}" alt="The picture so far: {escape(view.prompt)}">', "forming")
+    if view.saved:
+        return _frame(view, _image(view, view.saved[-1]), "forming")
+    return _frame(view, '<span class="blank"></span>', "forming")
+
+
+def _progress(view: View) -> str:
+    done = percent(view)
+    queue = f'<span class="queue">{view.waiting} waiting</span>' if view.waiting else ""
+    stage_words = "" if view.phase == "waiting" else _STAGES.get(view.stage, "Working")
+    return (
+        '<div class="progress">'
+        f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{done}"><i style="width:{view.fraction * 100:.1f}%"></i></div>'
+        f'<p><span class="now" role="status">{stage_words}</span>'
+        f'<span class="count">{escape(progress_words(view))}</span>{queue}</p></div>'
+    )
+
+
+def _outcome(view: View) -> str:
+    """Return what is left when a job has ended: its pictures, and why it ended early."""
+    chosen = view.saved[-1] if view.saved else None
+    words = ""
+    if view.phase == "failed":
+        words = (
+            '<div class="fault" role="alert">'
+            f"<b>{escape(view.sentence)}</b><span>{escape(view.remedy)}</span></div>"
+        )
+    elif view.phase == "cancelled":
+        words = '<div class="fault quiet" role="status"><span>Stopped.</span></div>'
+    if chosen is None:
+        return f'<div class="empty">{words or "<p>No picture was made.</p>"}</div>'
+    return _frame(view, _image(view, chosen), "done") + _strip(view.saved, chosen) + _caption(chosen) + words
+
+
+def _image(view: View, picture: Picture) -> str:
+    if not picture.url:
+        return '<span class="blank">Saved outside of the outputs folder</span>'
+    return f'<img src="{escape(picture.url)}" alt="{escape(view.prompt or "The finished picture")}">'
+
+
+def _strip(pictures: tuple[Picture, ...], chosen: Picture | None) -> str:
+    """Return the row of all pictures of the job. One picture needs no row, but its place keeps the structure."""
+    if len(pictures) < 2 and (chosen is not None or not pictures):
+        return '<div class="strip" hidden></div>'
+    buttons = "".join(
+        f'<button type="button" data-url="{escape(p.url)}" data-seed="{p.seed}" aria-label="Picture {p.number}" '
+        f'aria-pressed="{"true" if chosen == p else "false"}"><img src="{escape(p.url)}" alt=""></button>'
+        for p in pictures
+        if p.url
+    )
+    return f'<div class="strip">{buttons}</div>'
+
+
+def _caption(picture: Picture) -> str:
+    return (
+        f'<div class="caption"><span>Seed <b class="seed">{picture.seed}</b></span>'
+        f'<a class="save" href="{escape(picture.url)}" download>Download</a>'
+        f'<a class="full" href="{escape(picture.url)}" target="_blank" rel="noopener">Full size</a></div>'
+    )
+
+
+def status(phase: str, reason: str) -> str:
+    """Return the quiet line about the worker, or nothing when it is ready."""
+    match phase:
+        case "starting":
+            words = "The engine is starting. You can already generate."
+        case "restarting":
+            words = f"The engine is starting again. {reason}"
+        case "down":
+            words = f"The engine does not start. {reason}"
+        case _:
+            return ""
+    return f'<p class="worker {escape(phase)}" role="status">{escape(words)}</p>'

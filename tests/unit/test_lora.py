@@ -1,0 +1,305 @@
+"""Adding LoRAs, taking them away, and never leaving a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fooocus.errors import IncompatibleLora, UnreadableModel
+from fooocus.loading.checkpoint import open_checkpoint
+from fooocus.loading.lora import Lora, LoraReport, apply_loras, read_lora
+from fooocus.loading.network import Network
+from tests.tiny import BASE, LORA, REFINER, tiny_folder
+
+KINDS = ("unet", "text_l", "text_g")
+CONV_IN, TIME, TEXT = "lora_unet_conv_in", "lora_unet_time_embed_0", "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+WEIGHTS = {
+    CONV_IN: ("unet", "conv_in.weight"),
+    TIME: ("unet", "time_embedding.linear_1.weight"),
+    TEXT: ("text_l", "encoder.layers.0.mlp.fc1.weight"),
+}
+
+
+def load(dtype: torch.dtype | None = None) -> dict[str, Network]:
+    checkpoint = open_checkpoint(tiny_folder() / BASE)
+    return {kind: checkpoint.load(kind, dtype=dtype) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Network]:
+    return load()
+
+
+@pytest.fixture
+def networks(loaded: dict[str, Network]) -> Iterator[dict[str, Network]]:
+    yield loaded
+    apply_loras(loaded, [])
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(math.prod(shape))) * 0.2
+
+
+def shape_of(networks: Mapping[str, Network], module: str) -> tuple[int, ...]:
+    kind, name = WEIGHTS[module]
+    return tuple(networks[kind].original(name).shape)
+
+
+def write(path: Path, tensors: dict[str, Tensor]) -> Lora:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return read_lora(path)
+
+
+def pair(networks: Mapping[str, Network], *modules: str, gain: float = 1.0) -> dict[str, Tensor]:
+    tensors = {}
+    for module in modules:
+        out, *rest = shape_of(networks, module)
+        tensors[f"{module}.lora_up.weight"] = random(out, 2) * gain
+        tensors[f"{module}.lora_down.weight"] = random(2, *rest)
+    return tensors
+
+
+def values(networks: Mapping[str, Network]) -> dict[tuple[str, str], Tensor]:
+    return {(kind, name): p.data for kind in KINDS for name, p in networks[kind].module.named_parameters()}
+
+
+def touchable(networks: Mapping[str, Network]) -> dict[tuple[str, str], Tensor]:
+    return {(kind, name): networks[kind].module.get_parameter(name).data for kind, name in WEIGHTS.values()}
+
+
+def assert_same(one: Mapping[tuple[str, str], Tensor], other: Mapping[tuple[str, str], Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def assert_original(networks: Mapping[str, Network]) -> None:
+    assert_same(values(networks), {(k, n): networks[k].original(n) for k in KINDS for n in networks[k].names()})
+    assert all(not network.patches for network in networks.values())
+
+
+@pytest.fixture(scope="module")
+def three(loaded: dict[str, Network], tmp_path_factory: pytest.TempPathFactory) -> list[Lora]:
+    """A plain LoRA, a LoHa and a DoRA that overlap."""
+    folder = tmp_path_factory.mktemp("loras")
+    out, inner = shape_of(loaded, TIME)
+    loha = {
+        f"{TIME}.hada_w{n}_{side}": random(*size) for n in (1, 2) for side, size in (("a", (out, 2)), ("b", (2, inner)))
+    }
+    dora = {**pair(loaded, TIME, TEXT, gain=2.0), f"{TIME}.dora_scale": random(out, 1).abs() + 0.5}
+    return [
+        write(folder / "plain.safetensors", pair(loaded, CONV_IN, TIME)),
+        write(folder / "loha.safetensors", loha),
+        write(folder / "dora.safetensors", dora),
+    ]
+
+
+Lists = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([-3.0, -2.0, -0.5, 0.0, 0.3, 1.0, 2.0])), max_size=4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(Lists, min_size=1, max_size=4))
+def test_any_history_ends_in_the_same_bits(
+    networks: dict[str, Network], three: list[Lora], history: list[list[tuple[int, float]]]
+) -> None:
+    """However the last list was reached, the result is bit-equal to applying it alone; [] gives the file back."""
+    for chosen in history:
+        apply_loras(networks, [(three[n], weight) for n, weight in chosen])
+    reached = touchable(networks)
+    apply_loras(networks, [])
+    assert_same(touchable(networks), {(kind, name): networks[kind].original(name) for kind, name in WEIGHTS.values()})
+    apply_loras(networks, [(three[n], weight) for n, weight in history[-1]])
+    assert_same(touchable(networks), reached)
+    used = [three[n] for n, weight in history[-1] if weight]
+    assert sum(len(n.patches) for n in networks.values()) == len({module for lora in used for module in lora.modules})
+
+
+def test_the_empty_list_restores_everything(networks: dict[str, Network], three: list[Lora]) -> None:
+    apply_loras(networks, [(read_lora(tiny_folder() / LORA), -1.3), *((lora, 2.0) for lora in three)])
+    assert sum(len(network.patches) for network in networks.values()) == 306
+    apply_loras(networks, [])
+    assert_original(networks)
+
+
+def test_only_what_changes_is_touched(networks: dict[str, Network], three: list[Lora]) -> None:
+    plain, loha, _ = three
+    apply_loras(networks, [(plain, 0.5), (loha, 1.0)])
+    before = {place: networks[place[0]].module.get_parameter(place[1]) for place in WEIGHTS.values()}
+    apply_loras(networks, [(plain, 0.5), (loha, -1.0)])
+    changed = {place for place, p in before.items() if networks[place[0]].module.get_parameter(place[1]) is not p}
+    assert changed == {WEIGHTS[TIME]}
+    apply_loras(networks, [(plain, 0.5), (loha, -1.0)])
+    apply_loras(networks, [(plain, 0.5)])
+    assert networks["unet"].module.get_parameter("conv_in.weight") is before[WEIGHTS[CONV_IN]]
+
+
+def test_a_replaced_file_is_added_anew(networks: dict[str, Network], tmp_path: Path) -> None:
+    first = write(tmp_path / "a.safetensors", pair(networks, TIME))
+    apply_loras(networks, [(first, 1.0)])
+    before = values(networks)
+    new = tmp_path / "b.safetensors"
+    write(new, {**pair(networks, TIME, gain=3.0), f"{TIME}.alpha": torch.tensor(2.0)})
+    apply_loras(networks, [(read_lora(new.replace(tmp_path / "a.safetensors")), 1.0)])
+    assert not torch.equal(values(networks)[WEIGHTS[TIME]], before[WEIGHTS[TIME]])
+
+
+def test_the_file_is_never_written(networks: dict[str, Network], three: list[Lora]) -> None:
+    """The parameters are the mapped file; adding must not reach it, not even in memory."""
+    path = tiny_folder() / BASE
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    originals = {place: networks[place[0]].original(place[1]).clone() for place in WEIGHTS.values()}
+    apply_loras(networks, [(lora, 2.0) for lora in three])
+    assert all(torch.equal(networks[kind].original(name), originals[kind, name]) for kind, name in originals)
+    assert hashlib.sha256(path.read_bytes()).digest() == digest
+
+
+def test_float32_checkpoint_is_not_written_either(networks: dict[str, Network], tmp_path: Path) -> None:
+    """In float32 no cast stands between the mapping and the sum."""
+    stored = {networks["unet"].source(n).key: networks["unet"].original(n).float() for n in networks["unet"].names()}
+    with open_checkpoint(tiny_folder() / BASE).file as file:
+        rest = {key: file.tensor(key) for key in file.header.tensors if key not in stored}
+        save_file(stored | rest, tmp_path / "wide.safetensors")
+    unet = open_checkpoint(tmp_path / "wide.safetensors").load("unet")
+    before = unet.original("conv_in.weight").clone()
+    assert before.dtype == torch.float32
+    apply_loras({"unet": unet}, [(write(tmp_path / "a.safetensors", pair(networks, CONV_IN)), 1.0)])
+    assert torch.equal(unet.original("conv_in.weight"), before)
+    assert not torch.equal(unet.module.get_parameter("conv_in.weight"), before)
+
+
+def test_sums_are_rounded_once(networks: dict[str, Network], tmp_path: Path) -> None:
+    """A hundred additions, each too small for float16 to see, add up."""
+    kind, name = WEIGHTS[TIME]
+    out, inner = shape_of(networks, TIME)
+    small = write(tmp_path / "small.safetensors", {f"{TIME}.diff": torch.full((out, inner), 1e-6)})
+    apply_loras(networks, [(small, 1.0)] * 100)
+    original = networks[kind].original(name)
+    result = networks[kind].module.get_parameter(name)
+    assert result.dtype == torch.float16
+    # Half a step of float16, and of a hundred sums in float32.
+    assert torch.allclose(result.double(), original.double() + 1e-4, rtol=2**-11, atol=1e-6)
+    assert (result != original).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtype_of_the_parameter_is_kept(networks: dict[str, Network], three: list[Lora], dtype: torch.dtype) -> None:
+    others = load(dtype)
+    apply_loras(others, [(three[0], 1.0)])
+    exact = load(torch.float32)
+    apply_loras(exact, [(three[0], 1.0)])
+    kind, name = WEIGHTS[CONV_IN]
+    assert torch.equal(others[kind].module.get_parameter(name), exact[kind].module.get_parameter(name).to(dtype))
+    apply_loras(others, [])
+    assert torch.equal(others[kind].module.get_parameter(name), others[kind].original(name).to(dtype))
+
+
+def test_report(networks: dict[str, Network], tmp_path: Path) -> None:
+    tensors = pair(networks, CONV_IN, TEXT) | {"lora_unet_nowhere.diff": random(2), "strange": random(1)}
+    tensors |= {"lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.diff_b": random(64)}  # to_q has no bias
+    lora = write(tmp_path / "mixed.safetensors", tensors)
+    [report] = apply_loras(networks, [(lora, 1.0)])
+    assert (report.name, report.matched, report.total) == ("mixed", 2, 5)
+    assert set(report.unmatched) == {
+        "strange",
+        "lora_unet_nowhere",
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q",
+    }
+    [report] = apply_loras({"unet": networks["unet"]}, [(lora, 1.0)])
+    assert report.matched == 1 and TEXT in report.unmatched
+
+
+def test_weight_zero_is_skipped(networks: dict[str, Network], three: list[Lora]) -> None:
+    assert apply_loras(networks, [(three[0], 0.0)]) == []
+    assert_original(networks)
+    reports = apply_loras(networks, [(three[0], 0.0), (three[1], 1.0)])
+    assert reports == [LoraReport("loha", matched=1, total=1, unmatched=())]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("key", ["lora_up.weight", "lora_down.weight", "alpha"])
+def test_numbers_that_are_not_finite(
+    networks: dict[str, Network], three: list[Lora], tmp_path: Path, key: str, bad: float
+) -> None:
+    tensors = {**pair(networks, CONV_IN, TEXT), f"{TEXT}.alpha": torch.tensor(1.0)}
+    tensors[f"{TEXT}.{key}"].view(-1)[-1] = bad
+    broken = write(tmp_path / "broken.safetensors", tensors)
+    apply_loras(networks, [(three[0], 1.0)])
+    before = values(networks)
+    for _ in range(2):
+        with pytest.raises(UnreadableModel, match=rf"broken\.safetensors .* {TEXT}\.{key}"):
+            apply_loras(networks, [(three[1], 1.0), (broken, 1.0)])
+    assert_same(values(networks), before)
+
+
+def test_nothing_matches(networks: dict[str, Network], three: list[Lora], tmp_path: Path) -> None:
+    stranger = write(tmp_path / "stranger.safetensors", {"lora_unet_elsewhere.diff": random(4, 4)})
+    apply_loras(networks, [(three[0], 1.0)])
+    before = values(networks)
+    with pytest.raises(IncompatibleLora, match=r"Nothing in stranger\.safetensors fits .* lora_unet_elsewhere"):
+        apply_loras(networks, [(three[1], 1.0), (stranger, 1.0)])
+    assert_same(values(networks), before)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({f"{TIME}.diff": (128, 31)}, "is for 128x31, the model's is 128x32"),
+        (
+            {f"{TIME}.lora_up.weight": (96, 2), f"{TIME}.lora_down.weight": (2, 32)},
+            "is for 96x32, the model's is 128x32",
+        ),
+        ({f"{CONV_IN}.lora_up.weight": (32, 2), f"{CONV_IN}.lora_down.weight": (2, 4)}, "the model's is 32x4x3x3"),
+        ({f"{TIME}.diff_b": (4,)}, "is for 4, the model's is 128"),
+        ({f"{TIME}.diff_b": (1, 128)}, "is for 1x128, the model's is 128"),
+        ({f"{TIME}.diff": (128, 32), f"{TIME}.dora_scale": (32, 1)}, "other DoRA magnitudes"),
+        ({f"{TIME}.diff": (128, 32), f"{TIME}.dora_scale": (1, 128)}, "other DoRA magnitudes"),
+        ({f"{TIME}.diff": (128, 32), f"{TIME}.lora_magnitude_vector": (32,)}, "other DoRA magnitudes"),
+        ({"lora_unet_out_0.w_norm": (32,), "lora_unet_out_0.dora_scale": (32,)}, "other DoRA magnitudes"),
+    ],
+)
+def test_another_shape(
+    networks: dict[str, Network], tmp_path: Path, tensors: dict[str, tuple[int, ...]], words: str
+) -> None:
+    good = pair(networks, TEXT)
+    lora = write(tmp_path / "wide.safetensors", good | {name: random(*shape) for name, shape in tensors.items()})
+    with pytest.raises(IncompatibleLora) as caught:
+        apply_loras(networks, [(lora, 1.0)])
+    assert "wide.safetensors does not fit this model" in caught.value.sentence
+    assert words in caught.value.sentence
+    assert_original(networks)
+
+
+def test_a_lora_of_the_base_is_refused_by_the_refiner() -> None:
+    refiner = open_checkpoint(tiny_folder() / REFINER)
+    networks = {kind: refiner.load(kind) for kind in ("unet", "text_g")}
+    with pytest.raises(IncompatibleLora, match=r"tiny_offset_lora\.safetensors does not fit this model"):
+        apply_loras(networks, [(read_lora(tiny_folder() / LORA), 0.5)])
+    assert not any(network.patches for network in networks.values())
+
+
+def test_a_zero_row_stays_zero_under_dora(networks: dict[str, Network], tmp_path: Path) -> None:
+    kind, name = WEIGHTS[TIME]
+    diff = torch.zeros(128, 32)
+    diff[3] = -networks[kind].original(name)[3].float()
+    scale = torch.full((128, 1), 5.0)
+    apply_loras(
+        networks, [(write(tmp_path / "a.safetensors", {f"{TIME}.diff": diff, f"{TIME}.dora_scale": scale}), 1.0)]
+    )
+    result = networks[kind].module.get_parameter(name).float()
+    assert result[3].abs().max() == 0
+    assert torch.allclose(result.norm(dim=1)[4:], torch.tensor(5.0), rtol=1e-3)
+
+
+def test_wrong_calls(networks: dict[str, Network], three: list[Lora]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        apply_loras(networks, [(three[0], math.nan)])
+    with pytest.raises(ValueError, match="one kind"):
+        apply_loras({"base": networks["unet"], "refiner": networks["unet"]}, [])
