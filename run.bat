@@ -43,8 +43,9 @@ set "SETUP=%TEMP%\python-%VERSION%-amd64.exe"
 echo Fetching Python %VERSION% from python.org ...
 call curl --fail --location --output "%SETUP%" https://www.python.org/ftp/python/%VERSION%/python-%VERSION%-amd64.exe
 if errorlevel 1 goto no_download
-certutil -hashfile "%SETUP%" SHA256 | find /i "%SHA256%" >nul
-if errorlevel 1 goto wrong_file
+set "RIGHT="
+for /f "skip=1 tokens=*" %%H in ('certutil -hashfile "%SETUP%" SHA256') do if /i "%%H"=="%SHA256%" set "RIGHT=1"
+if not defined RIGHT goto wrong_file
 echo Installing ...
 call "%SETUP%" /quiet InstallAllUsers=0 TargetDir="%OWN%" PrependPath=0 Include_launcher=0 AssociateFiles=0 Shortcuts=0 Include_doc=0 Include_test=0 Include_tcltk=0
 del "%SETUP%"

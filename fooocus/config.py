@@ -20,7 +20,9 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 MODEL_KINDS = ("checkpoints", "loras", "vae", "embeddings")
 
 
-def _field(default: Any, text: str, **limits: Any) -> Any:
+def _field(default: Any, text: str, *, low: float = 0, high: float = 0, choices: tuple[str, ...] = ()) -> Any:
+    """Declare a field with its help text; numbers are limited where ``high`` is given, words where ``choices`` are."""
+    limits = {"low": low, "high": high} if high else {"choices": choices} if choices else {}
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 

@@ -102,8 +102,9 @@ COMPANIONS: Mapping[str, Companions] = {
 }
 
 
-def _field(default: Any, text: str, **limits: Any) -> Any:
-    """Declare a request field: ``text`` is its help on the command line and on the page."""
+def _field(default: Any, text: str, *, low: float = 0, high: float = 0, choices: tuple[str, ...] = ()) -> Any:
+    """Declare a field with its help text for command line and page; ``high`` limits numbers, ``choices`` words."""
+    limits = {"low": low, "high": high} if high else {"choices": choices} if choices else {}
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 

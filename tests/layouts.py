@@ -1,4 +1,4 @@
-"""File layouts for the tests: the headers of the real files, UNets of any make, and sparse files that hold only a header.
+"""File layouts for the tests: the headers of the real files, UNets of any make, and sparse files that are all header.
 
 A sparse file of the real size takes no room on the disk and reads as zeros, so the loader can be tried on networks of
 SDXL's true size anywhere.
@@ -36,7 +36,9 @@ def real_file(name: str) -> RealFile:
     """Read what is known of one of the three published files."""
     known = json.loads(gzip.decompress(_REAL.read_bytes()))[name]
     shapes = {
-        tensor: tuple(int(n) for n in shape.split("x") if n) for shape, names in known["tensors"].items() for tensor in names
+        tensor: tuple(int(n) for n in shape.split("x") if n)
+        for shape, names in known["tensors"].items()
+        for tensor in names
     }
     return RealFile(known["bytes"], known["metadata"], shapes)
 

@@ -51,7 +51,7 @@ def read_text_g(shapes: Shapes, prefix: str, declared: Declared) -> Blueprint:
 
 
 def _g_sources(key: str, name: str, shapes: Shapes) -> dict[str, Source]:
-    """Say which parameters of the module one OpenCLIP tensor fills: one, or three where q, k and v are stored together."""
+    """Say which parameters of the module one OpenCLIP tensor fills: one, or three if q, k and v are together."""
     if name == "text_projection":
         return {"text_projection.weight": Source(key, transpose=True)}
     if not name.startswith("transformer.resblocks."):
@@ -85,7 +85,7 @@ def _config(kind: Kind, shapes: Shapes, root: str, heads: int) -> dict[str, Any]
         "hidden_act": "quick_gelu" if kind == "text_l" else "gelu",
         "layer_norm_eps": 1e-5,
         "bos_token_id": BEGIN,
-        # With 2, the value of old configurations, transformers pools at the highest id instead of at the first end token
+        # With 2, as in old configurations, transformers pools at the highest id instead of at the first end token
         "eos_token_id": END,
         "pad_token_id": END if kind == "text_l" else 0,
     }

@@ -1,4 +1,4 @@
-"""What is in this file? The names and shapes of its tensors tell, and a file of another kind is refused by its own name."""
+"""What is in this file? The names and shapes of its tensors tell; a file of another kind is refused by its own name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ _SDXL = "Choose an SDXL checkpoint, a single .safetensors file of about 6 GB."
 _FOREIGN: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "a LoRA, an addition to a checkpoint and not one itself",
-        (".lora_up.", ".lora_down.", ".lora_A.", ".lora_B.", ".lora.up.", ".lora.down.", ".hada_w1", ".lokr_w", "_lora.up"),
+        (
+            ".lora_up.",
+            ".lora_down.",
+            ".lora_A.",
+            ".lora_B.",
+            ".lora.up.",
+            ".lora.down.",
+            ".hada_w1",
+            ".lokr_w",
+            "_lora.up",
+        ),
         "Put it into models/loras and choose it under LoRA; choose an SDXL checkpoint as the model.",
     ),
     (
@@ -44,8 +54,9 @@ _FOREIGN: tuple[tuple[str, tuple[str, ...], str], ...] = (
 def recognise(shapes: Shapes, metadata: Mapping[str, str], *, file: str) -> Architecture:
     """Read the architecture of a checkpoint off its tensors' names and shapes.
 
-    ``file`` is its name for the person. Raises :class:`fooocus.errors.UnsupportedModel` if it is something else than a
-    checkpoint of a known family, and :class:`fooocus.errors.MismatchedModel` if it is one with tensors too many or too few.
+    ``file`` is its name for the person. Raises :class:`fooocus.errors.UnsupportedModel` if it is something else
+    than a checkpoint of a known family, and :class:`fooocus.errors.MismatchedModel` if it is one whose tensors are too
+    many, too few or do not fit each other.
     """
     if "edm_mean" in shapes or (family := find_family(shapes)) is None:
         raise _foreign(shapes, file)
@@ -77,7 +88,7 @@ def _foreign(shapes: Shapes, file: str) -> UnsupportedModel:
         return UnsupportedModel(f"{file} is a VAE and nothing else.", "Put it into models/vae and choose it there.")
     if not shapes:
         return UnsupportedModel(f"{file} holds no tensors.", _SDXL)
-    return UnsupportedModel(f"{file} is of no kind that this program knows; it begins with {next(iter(shapes))}.", _SDXL)
+    return UnsupportedModel(f"{file} is of no kind known here; it begins with {next(iter(shapes))}.", _SDXL)
 
 
 def _name(shapes: Shapes) -> tuple[str, str] | None:

@@ -78,8 +78,8 @@ def need(shapes: Shapes, name: str, axes: int) -> Shape:
     """Look up a shape that must be there and have ``axes`` axes. Raises :class:`LayoutError`."""
     if name not in shapes:
         raise LayoutError(f"missing: {name}")
-    if len(shapes[name]) != axes:
-        raise LayoutError(f"misshapen: {name} has {len(shapes[name])} axes, not {axes}")
+    if len(shapes[name]) != axes or 0 in shapes[name]:
+        raise LayoutError(f"misshapen: {name} has shape {list(shapes[name])}, not {axes} axes")
     return shapes[name]
 
 

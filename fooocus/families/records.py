@@ -1,8 +1,8 @@
 """What a model family is, in plain values: no tensors, no files, no network classes.
 
-A checkpoint is recognised from the names and shapes of its tensors alone (:mod:`fooocus.families.detect`). The answer is
-an :class:`Architecture`: for each of its networks a :class:`Blueprint` with the configuration to build the module from and,
-for every parameter of that module, the :class:`Source` it is read from. ``fooocus.loading`` carries the plan out.
+A checkpoint is recognised from the names and shapes of its tensors alone (:mod:`fooocus.families.detect`). The answer
+is an :class:`Architecture`: for each of its networks a :class:`Blueprint` with the configuration to build the module
+from and, for every parameter of that module, the :class:`Source` it is read from. ``fooocus.loading`` carries it out.
 """
 
 from __future__ import annotations

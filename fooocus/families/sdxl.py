@@ -1,7 +1,7 @@
 """Stable Diffusion XL: its base and its refiner, and everything cut from the same cloth.
 
-The two differ in their text encoders (base: CLIP-L and bigG; refiner: bigG alone) and in the numbers they are told about
-the picture (SDXL report, arXiv:2307.01952, sections 2.2 to 2.5). Widths and depths are read off the file.
+The two differ in their text encoders (base: CLIP-L and bigG; refiner: bigG alone) and in the numbers they are told
+about the picture (SDXL report, arXiv:2307.01952, sections 2.2 to 2.5). Widths and depths are read off the file.
 """
 
 from __future__ import annotations
@@ -97,10 +97,14 @@ def _join(family: Family, blueprints: dict[Kind, Blueprint], declared: Declared)
         raise LayoutError(f"its UNet reads context of width {context_width}, its text encoders write {text_width}")
     size_width, rest = divmod(adm_width - pooled_width, len(family.size_ids))
     if rest or size_width <= 0 or size_width % 2:
-        raise LayoutError(f"its UNet's {adm_width} extra inputs do not hold a pooled text and {len(family.size_ids)} sizes")
+        raise LayoutError(
+            f"its UNet's {adm_width} extra inputs do not hold a pooled text and {len(family.size_ids)} sizes"
+        )
     latents = unet["in_channels"], unet["out_channels"]
     if latents != (4, 4):
-        raise UnsupportedLayout(f"its UNet takes {latents[0]} channels and gives {latents[1]}, an inpainting or editing variant")
+        raise UnsupportedLayout(
+            f"its UNet takes {latents[0]} channels and gives {latents[1]}, an inpainting or editing variant"
+        )
     blueprints["unet"] = Blueprint("unet", {**unet, "addition_time_embed_dim": size_width}, blueprints["unet"].sources)
     return Architecture(
         family=family,

@@ -44,7 +44,7 @@ def read_unet(shapes: Shapes, declared: Declared) -> Blueprint:
 
 
 def _places(keys: Collection[str]) -> dict[str, str]:
-    """Map every original block, such as input_blocks.4.1, to its place in the module, such as down_blocks.1.attentions.0."""
+    """Map every original block, such as input_blocks.4.1, to its place in the module: down_blocks.1.attentions.0."""
     places = dict(_OUTSIDE)
     level = position = 0
     for number in range(1, count(keys, "input_blocks")):
@@ -108,7 +108,7 @@ def _config(shapes: Shapes, declared: Declared) -> dict[str, Any]:
         "in_channels": need(shapes, "conv_in.weight", 4)[1],
         "out_channels": need(shapes, "conv_out.weight", 4)[0],
         "block_out_channels": widths,
-        "layers_per_block": layers,
+        "layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
         "down_block_types": ["CrossAttnDownBlock2D" if any(depths) else "DownBlock2D" for depths in down],
         "up_block_types": ["CrossAttnUpBlock2D" if any(depths) else "UpBlock2D" for depths in up],
         **_transformers(down, _depth(shapes, "mid_block.attentions.0"), up),
@@ -126,7 +126,7 @@ def _config(shapes: Shapes, declared: Declared) -> dict[str, Any]:
 
 
 def _transformers(down: list[list[int]], middle: int, up: list[list[int]]) -> dict[str, Any]:
-    """Spell the transformer layers per block as diffusers wants them: a number per level, or a list where blocks differ.
+    """Spell the transformer layers per block as diffusers wants them: a number per level, or a list if blocks differ.
 
     The middle block takes the last entry; when its depth is not that of the lowest level, an entry is added for it.
     """

@@ -37,7 +37,7 @@ def is_vae(shapes: Shapes) -> bool:
 
 
 def read_vae(shapes: Shapes, declared: Declared) -> Blueprint:
-    """Plan the VAE of a checkpoint or of a stand-alone file. Raises :class:`LayoutError` where it contradicts itself."""
+    """Plan the VAE of a checkpoint or of a stand-alone file. Raises :class:`LayoutError`."""
     prefix = PREFIX if any(key.startswith(PREFIX) for key in shapes) else ""
     keys = [key.removeprefix(prefix) for key in shapes if key.startswith(prefix)]
     levels = count(keys, "decoder.up")

@@ -11,9 +11,11 @@ import json
 import re
 from collections.abc import Mapping
 
+from fooocus.images.findings import Finder, Found, Known
 from fooocus.request import Recipe
 
 NEGATIVE = "Negative prompt:"
+MAX_CHARACTERS = 256 * 1024
 VERSION = "Fooocus"
 
 # Our names of samplers and schedules, and what the block calls them.
@@ -77,6 +79,105 @@ def parameters_text(recipe: Recipe, hashes: Mapping[str, str]) -> str:
     if recipe.negative_text:
         lines.append(f"{NEGATIVE} {recipe.negative_text}")
     return "\n".join([*lines, last]).replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def looks_like_parameters(text: str) -> bool:
+    """Say whether a text ends in such a line of pairs."""
+    return _SETTINGS.match(text.rstrip().rpartition("\n")[2]) is not None
+
+
+def read_parameters(text: str, known: Known) -> Found:
+    """Return the settings of such a block, from whichever program. LoRA tags leave the prompt and become LoRAs."""
+    finder = Finder("a1111", known)
+    body, _, last = text[:MAX_CHARACTERS].rstrip().rpartition("\n")
+    if not _SETTINGS.match(last):
+        body, last = text[:MAX_CHARACTERS], ""
+    pairs = _pairs(last)
+    positive, _, negative = ("\n" + body).partition("\n" + NEGATIVE)
+    prompt = positive.removeprefix("\n")
+    finder.put("prompt", _TAG.sub("", prompt).rstrip() if _TAG.search(prompt) else prompt)
+    finder.put("negative", negative.strip())
+    finder.put_loras(_loras(prompt, pairs))
+    finder.values["styles"] = []  # whatever was chosen there is part of the written-out prompt
+    _put_pairs(finder, pairs)
+    if re.search(r"(?<!\\)\[", prompt):
+        finder.warn("Square brackets weaken or change words elsewhere; here they are read as text.")
+    if re.search(r"\b(BREAK|AND)\b", prompt):
+        finder.warn("BREAK and AND join prompts elsewhere; here they are read as words.")
+    for key, feature in _MISSING.items():
+        if any(name.startswith(key) for name in pairs):
+            finder.warn(f"The picture was made with {feature}, which is not repeated here.")
+    return finder.found()
+
+
+_SETTINGS = re.compile(r"\s*Steps: *\d+ *(,|$)")
+_PAIR = re.compile(r'\s*([A-Za-z][\w .()/-]{0,60}): *("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+_TAG = re.compile(r"[ \t]*<lora:([^<>:]{1,200}):([^<>:]{1,40})(?::[^<>]{0,40})?>", re.IGNORECASE)
+_MISSING: Mapping[str, str] = {
+    "Hires": "a second, larger pass",
+    "ControlNet": "ControlNet",
+    "ADetailer": "a detail pass",
+    "Variation seed": "a variation seed",
+    "Face restoration": "face restoration",
+    "Tiling": "tiling",
+    "Mask": "a mask",
+    "Eta": "another eta",
+    "AddNet": "additional networks",
+    "Emphasis": "another reading of weights",
+}
+_LABELS = {label.casefold(): name for name, label in SAMPLER_LABELS.items()}
+
+
+def _pairs(line: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for match in _PAIR.finditer(line):
+        value = match[2].strip()
+        if value.startswith('"'):
+            try:
+                value = str(json.loads(value))
+            except ValueError:
+                value = value.strip('"')
+        pairs.setdefault(match[1], value)
+    return pairs
+
+
+def _put_pairs(finder: Finder, pairs: Mapping[str, str]) -> None:
+    finder.put_number("steps", pairs.get("Steps"), whole=True)
+    finder.put_number("seed", pairs.get("Seed"), whole=True)
+    finder.put_number("guidance", pairs.get("CFG scale"))
+    if "Clip skip" in pairs:
+        finder.put_number("clip_skip", pairs["Clip skip"], whole=True)
+    width, _, height = pairs.get("Size", "").partition("x")
+    finder.put_size(width, height)
+    if "Sampler" in pairs:
+        _put_sampler(finder, pairs["Sampler"], pairs.get("Schedule type", pairs.get("Scheduler", "")))
+    if "Model" in pairs:
+        finder.put_model("base", pairs["Model"])
+    finder.put_model("vae", pairs.get("VAE", ""))
+    finder.put_model("refiner", re.sub(r" \[[0-9a-f]+\]$", "", pairs.get("Refiner", "")))
+    finder.put_switch(pairs.get("Refiner switch at", ""))
+
+
+def _put_sampler(finder: Finder, label: str, schedule: str) -> None:
+    """Split labels of older versions, where the schedule is part of the sampler: ``DPM++ 2M SDE Karras``."""
+    plain = label.strip().casefold()
+    for suffix in ("karras", "exponential"):
+        if plain.endswith(" " + suffix):
+            plain, schedule = plain.removesuffix(suffix).strip(), schedule or suffix
+    if schedule:
+        finder.put_schedule(schedule)
+    else:
+        finder.put("schedule", "normal")
+    finder.put_sampler(_LABELS.get(plain, label))
+    if schedule.casefold() == "automatic":
+        # "Automatic" leaves the choice to the sampler: Karras for the DPM++ family.
+        finder.put("schedule", "karras" if plain.startswith("dpm++") else "normal")
+
+
+def _loras(prompt: str, pairs: Mapping[str, str]) -> list[tuple[str, str]]:
+    tags = [(match[1], match[2]) for match in _TAG.finditer(prompt)]
+    listed = [item.rpartition(":") for item in pairs.get("Lora weights", "").split(",") if ":" in item]
+    return tags or [(name.strip(), weight.strip()) for name, _, weight in listed]
 
 
 def _quote(value: str) -> str:

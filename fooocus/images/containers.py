@@ -60,10 +60,10 @@ def read_texts(source: Path | bytes) -> dict[str, str]:
     raise RequestError("picture", f"{_name(source)} is no PNG, JPEG or WebP picture.", "Choose another file.")
 
 
-def strict_json(text: str) -> Any:
+def strict_json(text: str, *, nan_is_null: bool = False) -> Any:
     """Parse JSON without the liberties of Python's reader: no NaN, no infinity, no endless number, no deep nesting.
 
-    Raises :class:`ValueError`.
+    ComfyUI writes NaN into its graphs; ``nan_is_null`` reads it as ``None``. Raises :class:`ValueError`.
     """
 
     def whole(digits: str) -> int:
@@ -77,7 +77,8 @@ def strict_json(text: str) -> Any:
         return number
 
     def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON number")
+        if not nan_is_null:
+            raise ValueError(f"{word} is no JSON number")
 
     try:
         return json.loads(text, parse_int=whole, parse_float=real, parse_constant=refuse)

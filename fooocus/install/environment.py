@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -202,6 +203,8 @@ def make_venv(place: Place, run: Run) -> State:
         )
     if shutil.disk_usage(place.folder).free < SMALLEST_GB * 1e9:
         raise explained("No space left on device", place)
+    if importlib.util.find_spec("ensurepip") is None:  # Debian packs it separately
+        raise explained("No module named ensurepip", place)
     place.state.unlink(missing_ok=True)  # before anything is removed: what is left must not look finished
     if tag_of(place) == python_tag():
         drop_damaged(place)  # the pip in it may be half there, too

@@ -71,6 +71,7 @@ class Jobs:
         self._started_at = 0.0
         self._claim_at = 0.0  # not before
         self._restarts = Restarts(self._patience.backoff_seconds)
+        self._begun = False  # the worker has taken up the running job
         self._work = True  # a waiting job may be in the store
         self._stops: dict[str, float] = {}  # running jobs that shall stop, and when patience ends
         self.recovered, self.given_up = store.recover()
@@ -234,7 +235,7 @@ class Jobs:
         with self._lock:
             feed = self._feed(job.id, job)
             if process is not None and process is self._process and self._alive:
-                feed.started = True
+                feed.started, self._begun = True, False
                 self._state = WorkerState("busy", job=job.id)
                 self._tell_queue()
                 item = WorkItem(job.id, job.request, job.created_ms, job.attempts, job.saved)
@@ -243,10 +244,12 @@ class Jobs:
         self._take_back(job.id)
 
     def _take_back(self, id: str) -> None:
-        """The worker died between claiming a job and sending it: the job is not to blame."""
+        """The worker died before it took up a claimed job, which therefore is not to blame and waits again."""
         if self._durably(id, lambda: self.store.release(id)):
             with self._lock:
                 self._work = True
+                self._feeds[id].started = False
+                self._state = dataclasses.replace(self._state, job=None)
                 stopped = self._stops.pop(id, None) is not None
             if stopped:
                 self.cancel(id)
@@ -257,6 +260,9 @@ class Jobs:
         """Take one message of the worker."""
         if "ready" in message:
             self._idle()
+            return
+        if "begun" in message:
+            self._begun = True
             return
         try:
             id, event = str(message["id"]), events.from_json(message["event"])
@@ -292,7 +298,9 @@ class Jobs:
             words, remedy = late, "Generate again."
         sentence = f"The worker process {words}."
         _log().warning("%s Job: %s. Exit code: %s.", sentence, state.job, code)
-        if state.job is not None:
+        if state.job is not None and not self._begun:
+            self._take_back(state.job)
+        elif state.job is not None:
             stopped = state.job in self._stops
             self._end(state.job, Cancelled() if stopped else Failed("WorkerError", sentence, remedy))
         self._after_death(sentence, ready=ready, tail=tuple(process.tail))

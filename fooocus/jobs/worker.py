@@ -2,8 +2,8 @@
 
 The page process writes one JSON object per line to the worker's standard input and reads one per line from its standard
 output. In: ``{"prepare": {...}}``, ``{"run": {...}}`` (a :class:`WorkItem`), ``{"stop": id}``, ``{"skip": id}``; the
-end of the input means that the page is gone. Out: ``{"ready": {"pid": n}}`` once after each prepare, and
-``{"id": id, "event": {...}}``.
+end of the input means that the page is gone. Out: ``{"ready": {"pid": n}}`` once after each prepare, ``{"begun": id}``
+before a job can do any harm, and ``{"id": id, "event": {...}}``.
 
 A worker's program is three lines: :func:`claim_pipes` before anything heavy is imported, then the engine, then
 :func:`serve`. :func:`perform` alone runs a job without any pipe, for the command line.
@@ -158,6 +158,7 @@ def serve(
             channel.say({"ready": {"pid": os.getpid()}})
         else:
             item = WorkItem.from_json(message["run"])
+            channel.say({"begun": item.id})
             perform(run, item, functools.partial(channel.emit, item.id), desk.control(item.id))
             desk.forget(item.id)
         desk.done()

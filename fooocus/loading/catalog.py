@@ -30,13 +30,13 @@ class Catalog:
     def resolve(self, kind: ModelKind, name: str | Path) -> Path:
         """Find the file that a name or a path means.
 
-        A path to something that exists is taken as it is, from anywhere. Anything else is a name inside the folders of
+        A path to an existing file is taken as it is, from anywhere. Anything else is a name inside the folders of
         its kind: with or without ``.safetensors``, with or without its subfolder, and if nothing else fits, with other
         capitals. Raises :class:`fooocus.errors.MissingModel`, naming similar files, and
         :class:`fooocus.errors.ModelError` for a name that fits several files or leads out of the folders.
         """
         given = Path(name)
-        if given.exists():
+        if os.path.isfile(given) or (given.is_absolute() and os.path.exists(given)):
             return given
         text = os.fspath(name).replace("\\", "/")
         parts = PurePosixPath(text).parts
@@ -71,7 +71,9 @@ class Catalog:
         near = [known[stem] for stem in difflib.get_close_matches(_stem(text).casefold(), known, n=3)]
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         folder = next(iter(self.folders.get(kind, ())), Path("models"))
-        return MissingModel(f"There is no {kind} named {text}.{hint}", f"Put the file into {folder}, or give its whole path.")
+        return MissingModel(
+            f"There is no {kind} named {text}.{hint}", f"Put the file into {folder}, or give its whole path."
+        )
 
 
 def _same(file: str, text: str) -> bool:

@@ -32,7 +32,7 @@ class Checkpoint:
         return self.path.name
 
     def load(self, kind: Kind, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Network:
-        """Load one of the networks; ``dtype`` None keeps the file's own, which on a CPU maps the file instead of copying.
+        """Load one of the networks; ``dtype`` None keeps the file's own, which on a CPU copies nothing.
 
         Raises :class:`fooocus.errors.MismatchedModel` if the file lacks it or any name or shape differs.
         """

@@ -88,9 +88,10 @@ def apply_loras(networks: Mapping[str, Network], loras: Sequence[tuple[Lora, flo
         for parameter in [name for name in network.patches if (kind, name) not in plan]:
             network.restore(parameter)
             del network.patches[parameter]
+    scratch = _Scratch()
     for (kind, parameter), additions in changed.items():
         network = by_kind[kind]
-        network.put(parameter, _patched(network, parameter, additions))
+        network.put(parameter, _patched(network, parameter, additions, scratch))
         network.patches[parameter] = _note(additions)
     return reports
 
@@ -167,12 +168,27 @@ def _by(shape: Shape) -> str:
     return "x".join(map(str, shape)) or "a number"
 
 
-def _patched(network: Network, parameter: str, additions: Sequence[_Addition]) -> Tensor:
+class _Scratch:
+    """One float32 buffer per device, used for every sum: on a CPU, fresh memory costs as much as the sum itself."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[torch.device, Tensor] = {}
+
+    def widen(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor into the buffer, in float32. The copy lasts until the next call."""
+        buffer = self._buffers.get(tensor.device)
+        if buffer is None or buffer.numel() < tensor.numel():
+            buffer = torch.empty(tensor.numel(), dtype=torch.float32, device=tensor.device)
+            self._buffers[tensor.device] = buffer
+        return buffer[: tensor.numel()].view(tensor.shape).copy_(tensor)
+
+
+def _patched(network: Network, parameter: str, additions: Sequence[_Addition], scratch: _Scratch) -> Tensor:
     """Compute one parameter anew from its original."""
     current = network.module.get_parameter(parameter)
     device = current.device
     original = network.original(parameter).to(device)
-    total = original.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    total = scratch.widen(original)
     for addition in additions:
         parts = addition.lora.tensors(addition.module, device)
         if addition.part in _BIAS_PARTS:
@@ -186,4 +202,4 @@ def _patched(network: Network, parameter: str, additions: Sequence[_Addition]) -
             weight=addition.weight,
             scale=addition.lora.scale(addition.module, addition.part),
         )
-    return total.to(current.dtype)
+    return total.to(current.dtype, copy=True)

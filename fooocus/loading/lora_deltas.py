@@ -56,7 +56,10 @@ def method_of(parts: Collection[str]) -> str | None:
 
 def delta_size(method: str, shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
     """Compute (out, in * kernel) of the weight that the parts fit; None when they do not even fit each other."""
-    if any(0 in shape for shape in shapes.values()):
+    factors = {part: shape for part, shape in shapes.items() if part not in _BESIDE}
+    if any(0 in shape for shape in factors.values()):
+        return None
+    if method != "diff" and any(len(shape) < 2 for shape in factors.values()):
         return None
     try:
         match method:
@@ -70,7 +73,7 @@ def delta_size(method: str, shapes: Mapping[str, Shape]) -> tuple[int, int] | No
                 out_2, in_2 = _factor_size(shapes, "lokr_w2", "lokr_t2")
                 return out_1 * out_2, in_1 * in_2
             case "diff":
-                return _flat(shapes.get("diff") or shapes["w_norm"])
+                return _flat(shapes["diff"] if "diff" in shapes else shapes["w_norm"])
     except (IndexError, _Misfit):
         return None
     raise ValueError(f"no method {method}")
@@ -157,10 +160,12 @@ def _lora_size(shapes: Mapping[str, Shape]) -> tuple[int, int]:
 
 def _product_size(shapes: Mapping[str, Shape], stem: str, core: str) -> tuple[int, int]:
     a, b = shapes[f"{stem}_a"], shapes[f"{stem}_b"]
+    _same(len(a), 2)
     if core not in shapes:
         _same(a[1], b[0])
         return a[0], math.prod(b[1:])
     t = shapes[core]
+    _same(len(b), 2)
     _same(t[0], a[0])
     _same(t[1], b[0])
     return a[1], b[1] * math.prod(t[2:])

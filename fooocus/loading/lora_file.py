@@ -55,8 +55,8 @@ class Lora:
     """A LoRA file that was read and recognised; its tensors are still in the file.
 
     ``modules`` maps each module, named as in the file, to its parts and their tensor names. ``unknown`` are tensors
-    that belong to no delta. ``family`` is empty when neither notes nor shapes tell it. ``stamp`` changes when the file
-    does.
+    that belong to no delta. ``family`` is empty when neither names, notes nor shapes tell it. ``stamp`` changes when
+    the file does.
     """
 
     file: TensorFile
@@ -119,7 +119,8 @@ class Lora:
         for key in self.modules[module].values():
             if key in self._finite:
                 continue
-            if not bool(self.file.tensor(key).to(torch.float32).isfinite().all()):
+            # The extremes of a tensor with NaN are NaN; ten times faster than asking each number.
+            if not all(math.isfinite(extreme) for extreme in self.file.tensor(key).to(torch.float32).aminmax()):
                 raise UnreadableModel(
                     f"{self.path.name} holds numbers that are not finite (NaN or infinity) in {key}.",
                     "The training of this LoRA failed, or the file is damaged; use another one.",
@@ -132,7 +133,7 @@ def read_lora(path: Path) -> Lora:
 
     Raises :class:`fooocus.errors.MissingModel`, :class:`fooocus.errors.UnreadableModel` if the file is damaged, and
     :class:`fooocus.errors.UnsupportedModel` if it is no LoRA, uses a method that is not computed here, or is for
-    another family of models than Stable Diffusion XL.
+    another family of models than Stable Diffusion XL, as far as names and notes tell; shapes speak when it is applied.
     """
     file = TensorFile(path)
     status = path.stat()
@@ -140,20 +141,23 @@ def read_lora(path: Path) -> Lora:
     if len(keys) > TENSOR_LIMIT:
         raise UnsupportedModel(f"{path.name} has {len(keys)} tensors, too many for a LoRA.", "Choose another file.")
     modules, unknown = _modules(path, keys)
+    told = _family_told(file.header.metadata, modules)
+    width = _family_by_width(modules, file.header.shapes)
+    # Notes are copied from file to file and can be wrong; a text width of 2048 cannot.
+    if told not in _USABLE and width != SDXL:
+        raise UnsupportedModel(
+            f"{path.name} is a LoRA for {told}, and this program draws with {SDXL}.",
+            "Choose a LoRA whose page says SDXL.",
+        )
+    if not modules:
+        raise _no_lora(path, keys)
     lora = Lora(
         file=file,
         stamp=(str(path.resolve()), status.st_size, status.st_mtime_ns),
         modules=modules,
         unknown=tuple(unknown),
-        family=_family(file.header.metadata, modules, file.header.shapes),
+        family=SDXL if width == SDXL else told or width,
     )
-    if lora.family not in _USABLE:
-        raise UnsupportedModel(
-            f"{path.name} is a LoRA for {lora.family}, and this program draws with {SDXL}.",
-            "Choose a LoRA whose page says SDXL.",
-        )
-    if not modules:
-        raise _no_lora(path, keys)
     for module in modules:
         _check_module(lora, module)
     return lora
@@ -205,23 +209,23 @@ def _no_lora(path: Path, keys: Collection[str]) -> UnsupportedModel:
     return UnsupportedModel(f"{path.name} is not a LoRA: it holds {first[:80]}.", "Choose another file.")
 
 
-def _family(metadata: Mapping[str, str], modules: Mapping[str, Mapping[str, str]], shapes: Mapping[str, Shape]) -> str:
-    """Tell the family by names that only one has, then by the width of SDXL's text, by the notes, by other widths."""
+def _family_told(metadata: Mapping[str, str], modules: Collection[str]) -> str:
+    """Tell the family by module names that only one has, else by the notes; empty if neither says."""
     for pattern, family in _MODULES:
         if any(re.search(pattern, module) for module in modules):
             return family
-    by_width = ""
-    for module, parts in modules.items():
-        if _READS_TEXT.search(module):
-            mine = {part: shapes[key] for part, key in parts.items()}
-            method = method_of(mine)
-            size = delta_size(method, mine) if method and method != "bias" else None
-            by_width = _CONTEXT_WIDTHS.get(size[1], "") if size else ""
-            break
     notes = f"{metadata.get('modelspec.architecture', '')} {metadata.get('ss_base_model_version', '')}".lower()
-    by_notes = next((family for pattern, family in _NOTES if re.search(pattern, notes)), "")
-    # Notes are copied from file to file and can be wrong; a text width of 2048 cannot.
-    return by_width if by_width == SDXL else by_notes or by_width
+    return next((family for pattern, family in _NOTES if re.search(pattern, notes)), "")
+
+
+def _family_by_width(modules: Mapping[str, Mapping[str, str]], shapes: Mapping[str, Shape]) -> str:
+    """Guess the family by the width of the text it reads. Only a guess: a miniature may have any width."""
+    for module, parts in modules.items():
+        method = method_of(parts)
+        if _READS_TEXT.search(module) and method and method != "bias":
+            size = delta_size(method, {part: shapes[key] for part, key in parts.items()})
+            return _CONTEXT_WIDTHS.get(size[1], "") if size else ""
+    return ""
 
 
 def _noted_alpha(metadata: Mapping[str, str], module: str) -> tuple[float | None, bool]:

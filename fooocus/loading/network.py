@@ -8,7 +8,6 @@ is compared before the first byte is read. No dtype given must mean "as stored",
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ class Network:
 
     @property
     def kind(self) -> str:
-        """"unet", "vae", "text_l" or "text_g"."""
+        """ "unet", "vae", "text_l" or "text_g"."""
         return self.blueprint.kind
 
     def names(self) -> tuple[str, ...]:
@@ -49,9 +48,9 @@ class Network:
         return self.blueprint.sources[name]
 
     def original(self, name: str) -> Tensor:
-        """Return the stored value of parameter ``name``: the module's layout, the file's dtype, a view of the mapped file.
+        """Return the stored value of parameter ``name``: a view of the file, in the module's layout.
 
-        Read only: writing into it changes what the next caller reads.
+        Never write into it: the memory is read-only, and the process would die of it.
         """
         source = self.blueprint.sources[name]
         return source.view(self._file.tensor(source.key))

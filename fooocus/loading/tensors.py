@@ -1,11 +1,13 @@
 """Safetensors files: the header, checked before anything trusts it, and the tensors, mapped and not copied.
 
-The header is read here and not by the safetensors library because its errors ("HeaderTooLarge") help nobody: most broken
-model files are web pages, half downloads and renamed pickles, and each deserves its own sentence. The tensors themselves
-are the library's business; on the CPU it hands out views of the mapped file.
+The safetensors library is not used for reading, for three reasons. Its errors ("HeaderTooLarge") help nobody: most
+broken model files are web pages, half downloads and renamed pickles, and each deserves its own sentence. It touches a
+page of every tensor it hands out, which takes seconds on a cold file of 7 GB. And it maps files for private writing, so
+that the system must promise memory for the whole file: Windows then says "the paging file is too small", and Linux
+refuses where memory and swap together are smaller than the file. Here the mapping is read-only and costs nothing.
 
-A file that shrinks while it is mapped kills the process at the next access (SIGBUS on POSIX). Nothing in the process can
-prevent that; downloads must therefore go to another name first and be renamed when complete.
+A file that shrinks while it is mapped kills the process at the next access (SIGBUS on POSIX). Nothing in the process
+can prevent that; downloads must therefore go to another name first and be renamed when complete.
 
 Format: 8 bytes little-endian length of the header, the header as JSON, then the data without gaps
 (https://huggingface.co/docs/safetensors).
@@ -16,14 +18,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import mmap
 import os
 import stat
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor
 
 from fooocus.errors import MissingModel, UnreadableModel
@@ -31,11 +34,22 @@ from fooocus.errors import MissingModel, UnreadableModel
 HEADER_LIMIT_BYTES = 10_000_000  # SDXL's is 0.4 MB; a larger claim is damage or an attack
 _LENGTH_BYTES = 8
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
-_DTYPE_BYTES = {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 _AGAIN = "Delete it and download it again from its page, as a .safetensors file."
 _NO_PICKLE = "Get the same model as a .safetensors file; most model pages offer both."
@@ -43,11 +57,12 @@ _NO_PICKLE = "Get the same model as a .safetensors file; most model pages offer 
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
-    """What the header says about one tensor; ``dtype`` in the format's own spelling, such as F16."""
+    """What the header says about one tensor: ``dtype`` as the format spells it (F16), ``offset`` in the file."""
 
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    offset: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +103,8 @@ def read_header(path: Path) -> Header:
         raise MissingModel(f"There is no file {path}.", "Check the name, or download the model first.") from error
     except PermissionError as error:
         raise UnreadableModel(
-            f"{path.name} may not be read: the system denies access.", "Change the permissions of the file or its folder."
+            f"{path.name} may not be read: the system denies access.",
+            "Change the permissions of the file or its folder.",
         ) from error
     except OSError as error:
         raise UnreadableModel(
@@ -96,7 +112,7 @@ def read_header(path: Path) -> Header:
         ) from error
     if len(text) < length:
         raise UnreadableModel(f"{path.name} breaks off inside its header after {_amount(size)}.", _AGAIN)
-    return _parse(path, text, data_bytes=size - _LENGTH_BYTES - length)
+    return _parse(path, text, size)
 
 
 class TensorFile:
@@ -109,23 +125,40 @@ class TensorFile:
         self.path = path
         self.header = read_header(path)
         try:
-            self._handle: Any = safe_open(path, framework="pt", device="cpu")
-        except (SafetensorError, OSError) as error:
-            raise UnreadableModel(f"{path.name} cannot be opened: {error}.", _AGAIN) from error
+            self._bytes = _map(path)
+        except (OSError, ValueError) as error:  # ValueError: it became empty meanwhile
+            raise UnreadableModel(f"{path.name} cannot be mapped into memory: {error}.", "Try again.") from error
+        if len(self._bytes) < max((info.offset + info.nbytes for info in self.header.tensors.values()), default=0):
+            raise UnreadableModel(f"{path.name} changed while it was opened.", "Wait for its download to finish.")
 
     def tensor(self, name: str) -> Tensor:
-        """Return a stored tensor as it is in the file: a view of the mapping, read only by agreement."""
-        return self._handle.get_tensor(name)
+        """Return a stored tensor as it is in the file, as a view of the mapping.
+
+        The memory is read-only, and PyTorch does not know: writing into the tensor kills the process.
+        """
+        info = self.header.tensors[name]
+        stored = self._bytes[info.offset : info.offset + info.nbytes]
+        dtype = _DTYPES[info.dtype]
+        if info.offset % dtype.itemsize:  # writers before 2023 did not align the data
+            stored = stored.clone()
+        return stored.view(dtype).view(info.shape)
 
     def close(self) -> None:
-        """Let go of the file. Tensors handed out before keep their part mapped."""
-        self._handle = None
+        """Let go of the file. Tensors handed out before keep it mapped for as long as they live."""
+        self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _map(path: Path) -> Tensor:
+    """Map a file into memory, read-only, as a tensor of bytes; the tensor keeps the mapping alive."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=torch.uint8)
 
 
 def _refuse_foreign(path: Path, start: bytes, size: int) -> None:
@@ -158,54 +191,51 @@ def _refuse_foreign(path: Path, start: bytes, size: int) -> None:
         raise UnreadableModel(f"{path.name} is only {_amount(size)} long, too short for a model.", _AGAIN)
     if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
         raise UnreadableModel(
-            f"{path.name} claims a header of {_amount(length)}; at most {_amount(HEADER_LIMIT_BYTES)} is believed.", _AGAIN
+            f"{path.name} claims a header of {_amount(length)}; at most {_amount(HEADER_LIMIT_BYTES)} is believed.",
+            _AGAIN,
         )
     raise UnreadableModel(f"{path.name} is not a safetensors file.", _AGAIN)
 
 
-def _parse(path: Path, text: bytes, *, data_bytes: int) -> Header:
+def _parse(path: Path, text: bytes, size: int) -> Header:
     try:
         entries = json.loads(text, object_pairs_hook=_unique)
         metadata = entries.pop("__metadata__", None) or {}
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata that is not text")
         tensors: dict[str, TensorInfo] = {}
-        spans: list[tuple[int, int]] = []
         for name, entry in entries.items():
-            tensors[name], span = _tensor_info(entry)
-            spans.append(span)
-        end = _data_end(spans)
+            tensors[name] = _tensor_info(entry, data_start=len(text) + _LENGTH_BYTES)
+        end = _data_end(tensors.values(), data_start=len(text) + _LENGTH_BYTES)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UnreadableModel(f"{path.name} has a damaged header ({reason[:80]}).", _AGAIN) from error
-    if data_bytes < end:
-        rest = len(text) + _LENGTH_BYTES
+    if size < end:
         raise UnreadableModel(
-            f"{path.name} is cut off: {_amount(data_bytes + rest, end + rest)} are there.",
-            "The download or copy did not finish. " + _AGAIN,
+            f"{path.name} is cut off: {_amount(size, end)} are there.", "The download or copy did not finish. " + _AGAIN
         )
-    if data_bytes > end:
-        raise UnreadableModel(f"{path.name} goes on for {_amount(data_bytes - end)} after its last tensor.", _AGAIN)
+    if size > end:
+        raise UnreadableModel(f"{path.name} goes on for {_amount(size - end)} after its last tensor.", _AGAIN)
     return Header(tensors, metadata)
 
 
-def _tensor_info(entry: dict[str, Any]) -> tuple[TensorInfo, tuple[int, int]]:
+def _tensor_info(entry: dict[str, Any], *, data_start: int) -> TensorInfo:
     dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in _DTYPE_BYTES:
+    if dtype not in _DTYPES:
         raise ValueError(f"number format {dtype!s} is not known")
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
         raise ValueError("sizes must be whole numbers")
-    if end - start != math.prod(shape) * _DTYPE_BYTES[dtype]:
+    if end - start != math.prod(shape) * _DTYPES[dtype].itemsize:
         raise ValueError("shape and size of a tensor disagree")
-    return TensorInfo(dtype, tuple(shape), end - start), (start, end)
+    return TensorInfo(dtype, tuple(shape), end - start, data_start + start)
 
 
-def _data_end(spans: list[tuple[int, int]]) -> int:
-    reached = 0
-    for start, end in sorted(spans):
-        if start != reached:
+def _data_end(tensors: Iterable[TensorInfo], *, data_start: int) -> int:
+    reached = data_start
+    for info in sorted(tensors, key=lambda info: (info.offset, info.nbytes)):
+        if info.offset != reached:
             raise ValueError("tensors overlap or leave a gap")
-        reached = end
+        reached += info.nbytes
     return reached
 
 

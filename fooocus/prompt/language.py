@@ -1,7 +1,7 @@
 """What a prompt can say besides words: flags, LoRA tags, word lists and arrays.
 
 ===================== =============================================================================================
-``--ar 16:9``         the trained size nearest to this shape
+``--ar 16:9``         the trained size nearest to this shape, of about the area of the chosen size
 ``--no cars, people`` added to the negative prompt
 ``--seed 7``          the seed
 ``--repeat 4``        so many pictures; ``--repeat all``: one for each combination of the arrays
@@ -30,9 +30,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from fooocus.errors import RequestError
-from fooocus.prompt.sizes import nearest_size
 from fooocus.prompt.wildcards import Drawer
-from fooocus.request import MAX_PICTURES, MAX_SEED, LoraUse, Size
+from fooocus.request import MAX_PICTURES, MAX_SEED, LoraUse
 
 # One word for each flag that is understood under several.
 _NAMES = {"aspect": "ar", "q": "quality", "r": "repeat", "styles": "style"}
@@ -57,9 +56,9 @@ _WANTED = {
     "style": "the name of a style",
 }
 # Midjourney's other flags; their values are numbers or addresses.
-_ELSEWHERE = frozenset(
-    "v version c chaos s stylize w weird tile niji iw sref cref cw sw stop video fast relax turbo raw draft profile p "
-    "oref ow exp sv motion loop uplight upbeta test testp creative hd".split()
+_ELSEWHERE = re.compile(
+    "v|version|c|chaos|s|stylize|w|weird|tile|niji|iw|sref|cref|cw|sw|stop|video|fast|relax|turbo|raw|draft|profile|p|"
+    "oref|ow|exp|sv|motion|loop|uplight|upbeta|test|testp|creative|hd"
 )
 _OTHER_VALUE = re.compile(rf"(?:(?:{_NUMBER}|https?://\S+){_END})?")
 # Some keyboards turn two hyphens into a dash.
@@ -82,7 +81,7 @@ class Flag(NamedTuple):
     @property
     def known(self) -> bool:
         """Whether the flag does something here; the others are Midjourney's."""
-        return self.name not in _ELSEWHERE
+        return not _ELSEWHERE.fullmatch(self.name)
 
     @property
     def wanted(self) -> str:
@@ -97,7 +96,7 @@ class Directions:
     ``repeat`` is 0 for ``--repeat all``.
     """
 
-    size: Size | None = None
+    shape: tuple[float, float] | None = None
     seed: int | None = None
     repeat: int | None = None
     styles: tuple[str, ...] | None = None
@@ -110,7 +109,7 @@ class Directions:
     def then(self, later: Directions) -> Directions:
         """Return both together; what was said first counts, lists are joined."""
         return Directions(
-            size=self.size or later.size,
+            shape=self.shape or later.shape,
             seed=later.seed if self.seed is None else self.seed,
             repeat=later.repeat if self.repeat is None else self.repeat,
             styles=later.styles if self.styles is None else self.styles,
@@ -129,14 +128,13 @@ def has_language(text: str) -> bool:
 
 def take_directions(text: str) -> tuple[str, Directions]:
     """Take flags and LoRA tags out of a text; raise :class:`~fooocus.errors.RequestError` for a malformed one."""
+    tags = list(_LORA.finditer(text))
+    directions = Directions(loras=tuple(lora_use(tag[1]) for tag in tags))
+    text = _without(text, [tag.span() for tag in tags])
     found = list(flags(text))
-    directions = Directions()
     for flag in found:
         directions = directions.then(_direction(flag))
-    text = _without(text, [(flag.start, flag.end) for flag in found])
-    tags = list(_LORA.finditer(text))
-    loras = tuple(lora_use(tag[1]) for tag in tags)
-    return _without(text, [tag.span() for tag in tags]), dataclasses.replace(directions, loras=loras)
+    return _without(text, [(flag.start, flag.end) for flag in found]), directions
 
 
 def resolve(text: str, drawer: Drawer, *, in_step: bool = False) -> tuple[str, Directions]:
@@ -152,6 +150,23 @@ def resolve(text: str, drawer: Drawer, *, in_step: bool = False) -> tuple[str, D
         if text == before:
             return text, directions
     raise RequestError("prompt", "The prompt's word lists and arrays never come to an end.", "Simplify the prompt.")
+
+
+def resolve_negative(text: str, drawer: Drawer, *, in_step: bool = False) -> tuple[str, Directions]:
+    """Return the negative text of one picture like :func:`resolve`; what ``--no`` names in it stays in it."""
+    directions = Directions()
+    for _ in range(MAX_PASSES):
+        text, found = resolve(text, drawer, in_step=in_step)
+        directions = directions.then(found)
+        if not found.negative:
+            return text, directions
+        text = join((text, *found.negative))
+    raise RequestError("negative", "The negative prompt never comes to an end.", "Simplify it.")
+
+
+def join(parts: Iterable[str]) -> str:
+    """Join texts by commas; empty ones are left out."""
+    return ", ".join(part for part in parts if part)
 
 
 def combinations(text: str, *, in_step: bool = False) -> int:
@@ -180,7 +195,7 @@ def flags(text: str) -> Iterator[Flag]:
             found = _VALUES[name].match(text, at)
             at = found.end() if found else at
             yield Flag(match.start(), at, name, found[0] if found else None)
-        elif name in _ELSEWHERE:
+        elif _ELSEWHERE.fullmatch(name):
             found = _OTHER_VALUE.match(text, at)
             at = found.end() if found else at
             yield Flag(match.start(), at, name, "")
@@ -190,7 +205,7 @@ def unknown_flags(text: str) -> Iterator[tuple[int, int, str]]:
     """Find what looks like a flag and is none; it stays in the text as words."""
     for match in _FLAG.finditer(text):
         name = _flag_name(match)
-        if name not in _VALUES and name not in _LONG and name not in _ELSEWHERE:
+        if name not in _VALUES and name not in _LONG and not _ELSEWHERE.fullmatch(name):
             yield match.start(), match.start() + len(match[0].rstrip()), name
 
 
@@ -216,6 +231,11 @@ def lora_use(inside: str) -> LoraUse:
     return LoraUse(name, float(weight))
 
 
+def file_key(name: str) -> str:
+    """Return what two spellings of one file have in common: no folder, no suffix, small letters."""
+    return name.replace("\\", "/").rpartition("/")[2].casefold().removesuffix(".safetensors")
+
+
 def _flag_name(match: re.Match[str]) -> str:
     name = match[1].lower()
     return _NAMES.get(name, name)
@@ -230,7 +250,7 @@ def _direction(flag: Flag) -> Directions:
             width, height = (float(side) for side in re.split(r"\s?[:/x×]\s?", value))
             if not width or not height:
                 raise RequestError("prompt", f"--ar {value} is no shape.", "Write it like --ar 16:9.")
-            return Directions(size=nearest_size(width, height))
+            return Directions(shape=(width, height))
         case "no":
             return Directions(negative=(value.strip(" ,"),))
         case "seed":

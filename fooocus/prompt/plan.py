@@ -11,7 +11,17 @@ import dataclasses
 from collections.abc import Callable
 
 from fooocus.errors import RequestError
-from fooocus.prompt.language import Directions, combinations, has_language, resolve, take_directions
+from fooocus.prompt.language import (
+    Directions,
+    combinations,
+    file_key,
+    has_language,
+    join,
+    resolve,
+    resolve_negative,
+    take_directions,
+)
+from fooocus.prompt.sizes import nearest_size, sizes_like
 from fooocus.prompt.styles import Styles, apply_styles
 from fooocus.prompt.wildcards import Drawer, WordLists
 from fooocus.request import ALONE, COMPANIONS, MAX_PICTURES, MAX_SEED, NONE, PERFORMANCES, LoraUse, Recipe, Request
@@ -79,7 +89,8 @@ def _follow(request: Request) -> tuple[Request, Directions]:
         if count > MAX_PICTURES:
             raise RequestError("count", f"The arrays make {count} pictures.", f"{MAX_PICTURES} is the most.")
     seed = request.seed if directions.seed is None else directions.seed
-    return dataclasses.replace(request, prompt=text, count=count, seed=seed), directions
+    negative = join((request.negative, *directions.negative))
+    return dataclasses.replace(request, prompt=text, negative=negative, count=count, seed=seed), directions
 
 
 def _shared(request: Request) -> Recipe:
@@ -117,9 +128,9 @@ def _picture(
     if has_language(prompt) or has_language(negative):
         drawer = Drawer(lists, seed, index, in_order=directions.in_order)
         prompt, in_prompt = resolve(prompt, drawer, in_step=directions.in_step)
-        negative, in_negative = resolve(negative, drawer, in_step=directions.in_step)
+        negative = join((negative, *in_prompt.negative))
+        negative, in_negative = resolve_negative(negative, drawer, in_step=directions.in_step)
         directions = directions.then(in_prompt).then(in_negative)
-    negative = ", ".join(part for part in (negative, *directions.negative) if part)
     uses = styles.choose(request.styles if directions.styles is None else directions.styles, seed)
     positive_text, negative_text = apply_styles(prompt, negative, uses)
     steps, switch = shared.steps, shared.switch
@@ -133,7 +144,7 @@ def _picture(
         styles=tuple(use.reference for use in uses),
         positive_text=positive_text,
         negative_text=negative_text,
-        size=directions.size or shared.size,
+        size=nearest_size(*directions.shape, sizes_like(shared.size)) if directions.shape else shared.size,
         seed=seed,
         steps=steps,
         switch=switch,
@@ -160,18 +171,15 @@ def _run(request: Request) -> tuple[int, str | None, int | None]:
 def _loras(request: Request, tags: tuple[LoraUse, ...]) -> tuple[LoraUse, ...]:
     """Return the chosen LoRAs, then those of the prompt, each file once: the person's field counts more than a tag, a
     tag more than what merely goes with the base."""
-    new = {_lora_key(use): use for use in reversed(tags)}
+    new: dict[str, LoraUse] = {}
+    for use in tags:
+        new.setdefault(file_key(use.name), use)
     if request.loras is None:
-        chosen = tuple(use for use in COMPANIONS.get(request.base, ALONE).loras if _lora_key(use) not in new)
+        chosen = tuple(use for use in COMPANIONS.get(request.base, ALONE).loras if file_key(use.name) not in new)
     else:
         chosen = request.loras
-    taken = {_lora_key(use) for use in chosen}
-    return chosen + tuple(use for key, use in reversed(new.items()) if key not in taken)
-
-
-def _lora_key(use: LoraUse) -> str:
-    """Return what two spellings of one file have in common: no folder, no suffix, small letters."""
-    return use.name.replace("\\", "/").rpartition("/")[2].casefold().removesuffix(".safetensors")
+    taken = {file_key(use.name) for use in chosen}
+    return chosen + tuple(use for key, use in new.items() if key not in taken)
 
 
 def _named(name: str | None) -> str | None:

@@ -41,11 +41,21 @@ SDXL_SIZES: tuple[Size, ...] = (
 )
 
 
+def sizes_like(size: Size) -> tuple[Size, ...]:
+    """Return the 26 sizes, halved or doubled as a whole until their area is nearest to that of ``size``.
+
+    So a miniature network that is asked for 288x224 is offered the same shapes at a quarter of each side.
+    """
+    area = size.width * size.height
+    shift = min(range(-3, 2), key=lambda power: abs(math.log(area / (1024 * 1024)) - power * math.log(4)))
+    scale = 2.0**shift
+    return tuple(Size(int(width * scale), int(height * scale)) for width, height in SDXL_SIZES)
+
+
 def nearest_size(width: float, height: float, sizes: Sequence[Size] = SDXL_SIZES) -> Size:
     """Return the size whose shape is nearest to ``width : height``; both must be positive.
 
-    Distance is that of the ratios' logarithms, so that 2:3 and 3:2 are treated alike. Another family of networks, or a
-    preset, passes its own ``sizes``.
+    Distance is that of the ratios' logarithms, so that 2:3 and 3:2 are treated alike.
     """
     wanted = math.log(width / height)
     return min(sizes, key=lambda size: abs(math.log(size.width / size.height) - wanted))

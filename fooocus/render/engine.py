@@ -180,7 +180,7 @@ class Engine:
     def _denoiser(self, placed: ExitStack, path: Path, role: Role, recipe: Recipe, watch: Watch) -> Denoise:
         """Return the denoise function of one model; its UNet is brought to the device at the first call."""
         architecture = self._memory.architecture(path, role)
-        prompts = self._read(path, role, recipe)
+        prompts = self.read(path, role, recipe)
         sizes = sizes_at(recipe, architecture.family)
 
         @functools.cache
@@ -194,8 +194,8 @@ class Engine:
 
         return lambda x, sigma: ready()(x, sigma)
 
-    def _read(self, path: Path, role: Role, recipe: Recipe) -> Prompts:
-        """Encode both texts with the text encoders of one model."""
+    def read(self, path: Path, role: Role, recipe: Recipe) -> Prompts:
+        """Encode both texts of a recipe with the text encoders of one prepared model."""
         kinds = self._memory.architecture(path, role).family.text
         with ExitStack() as placed:
             encoders = [

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fooocus.config import Config
-from fooocus.prompt.styles import load_styles
+from fooocus.prompt.styles import RANDOM, load_styles
 from fooocus.request import NONE, Request
 from fooocus.ui.fields import AUTOMATIC, METADATA, Row
 
@@ -52,7 +52,8 @@ _SHOWN = {
 def choices(row: Row, config: Config, defaults: Request) -> list[Choice]:
     """Return what a row's list offers; what ``defaults`` name is always among it."""
     if row.kind == "styles":
-        return [(name, name) for name in _with(load_styles(config.styles_folder).names, defaults.styles)]
+        names = load_styles(config.styles_folder).names
+        return [(name, name) for name in _with([*names, RANDOM] if names else [], defaults.styles)]
     if row.kind in ("choice", "pills"):
         return [(shown(name), name) for name in METADATA[row.name]["choices"]]
     files = [(Path(name).stem, name) for name in _with(model_files(config, row.folder), _named(row, defaults))]

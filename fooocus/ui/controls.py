@@ -49,7 +49,7 @@ def restorable(controls: dict[str, Any], config: Config, defaults: Request) -> d
         if name not in known or isinstance(value, list | dict) and row_of(name).kind != "styles":
             continue
         row = row_of(name)
-        if row.kind == "text" or row.kind == "size":  # what was typed comes back as it was, right or wrong
+        if row.kind in ("text", "whole", "size"):  # what was typed comes back as it was, right or wrong
             if isinstance(value, str):
                 kept[name] = value
         elif _fits(name, row, value, known, config, defaults):
@@ -87,8 +87,6 @@ def _simple(row: Row, config: Config, defaults: Request) -> Any:
         case "slider":
             low, high = slider_bounds(row, value)
             return gr.Slider(low, high, step=row.step, buttons=[], **common)
-        case "whole":
-            return gr.Number(precision=0, placeholder=row.empty, **common)
     lines = 3 if row.name == "negative" else 1
     return gr.Textbox(lines=lines, max_lines=12, placeholder=row.empty, **common)
 
@@ -107,11 +105,10 @@ def _size(row: Row, defaults: Request) -> Controls:
     shapes = gr.Radio(
         [(name, size) for name, size in SHAPES],
         value=size if size in {s for _, s in SHAPES} else None,
-        label="Shape",
-        show_label=False,
+        label=row.label,
         elem_id="shapes",
     )
-    box = gr.Textbox(value=size, label=row.label, info=row.help, max_lines=1, elem_id=f"field-{row.name}")
+    box = gr.Textbox(value=size, label=row.help, show_label=False, info=row.help, max_lines=1, elem_id=f"field-{row.name}")
     shapes.input(None, shapes, box, js="shape => shape")
     known = [size for _, size in SHAPES]
     box.change(None, box, shapes, js=f"size => {known!r}.includes(size.replace(/\\s|[×*]/g, c => c.trim() ? 'x' : '')) ? size : null")

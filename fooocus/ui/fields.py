@@ -46,9 +46,9 @@ ROWS: tuple[Row, ...] = (
     Row("prompt", "Prompt", "Describe the picture", "prompt", "text"),
     Row("performance", "Performance", "More steps take longer and show finer detail.", "settings", "pills"),
     Row("size", "Size", "Width × height in pixels, multiples of 8.", "settings", "size"),
-    Row("count", "Pictures", "How many to make, one after the other.", "settings", "slider", high=32),
+    Row("count", "Pictures", "How many to make.", "settings", "slider", high=32),
     Row("negative", "Negative prompt", "What to keep out of the picture.", "settings", "text", empty="blurry, text"),
-    Row("seed", "Seed", "The same seed gives the same picture.", "settings", "text", empty="Random"),
+    Row("seed", "Seed", "The same seed gives the same picture.", "settings", "whole", empty="Random"),
     Row("styles", "Styles", "Each adds its own words to the prompt.", "styles", "styles", empty="No style"),
     Row("base", "Base model", "The network that draws the picture.", "models", "model", folder="checkpoints"),
     Row("refiner", "Refiner", "Takes over for the last steps.", "models", "model", folder="checkpoints"),
@@ -59,9 +59,9 @@ ROWS: tuple[Row, ...] = (
     Row("switch", "Refiner from step", "The first step that the refiner draws.", "more", "whole", empty="Automatic"),
     Row("sampler", "Sampler", "The algorithm that removes the noise.", "more", "choice"),
     Row("schedule", "Schedule", "How the noise levels are spaced.", "more", "choice"),
-    Row("clip_skip", "Clip skip", "Text layer that is read, from the end; 2 is right for SDXL.", "more", "slider", 1, 12),
-    Row("size_positive", "Size guidance, prompt", "Claims a larger original for the prompt.", "more", "slider", step=0.05),
-    Row("size_negative", "Size guidance, negative", "And a smaller one for the rest.", "more", "slider", step=0.05),
+    Row("clip_skip", "Clip skip", "2 is right for SDXL.", "more", "slider", 1, 12),
+    Row("size_positive", "Size guidance, prompt", "As if from a larger original.", "more", "slider", step=0.05),
+    Row("size_negative", "Size guidance, negative", "As if from a smaller one.", "more", "slider", step=0.05),
     Row("size_until", "Size guidance until", "Part of the run in which it acts.", "more", "slider", step=0.05),
 )
 BY_NAME: Mapping[str, Row] = {row.name: row for row in ROWS}
@@ -103,15 +103,13 @@ def to_values(request: Request) -> dict[str, Any]:
     values = request.to_json()
     for row in ROWS:
         value = values[row.name]
-        if row.kind in ("text", "model") and not isinstance(value, str):
+        if row.kind in ("text", "whole", "model") and not isinstance(value, str):
             values[row.name] = AUTOMATIC if value is None else str(value)
     return values
 
 
 def _read(row: Row, value: Any) -> Any:
     """Turn one control's value into the JSON value of its field."""
-    if row.name == "seed":
-        return _whole(row, value)
     match row.kind:
         case "text":
             return clean(value) if isinstance(value, str) else value

@@ -40,7 +40,7 @@ WRONG_TRY_SECONDS = 1.0
 TRIES_A_MINUTE = 10
 REMEMBERED_ADDRESSES = 1000
 
-_NAME = r"[\w.@+-]+"
+_NAME = r"[\w@+-][\w.@+-]*"  # of a file; none begins with a dot
 # What the page asks for, and nothing else. (methods, pattern of the whole path)
 DOORS: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
     (frozenset(methods.split()), re.compile(pattern))

@@ -33,9 +33,6 @@ TABS = (("settings", "Settings"), ("styles", "Styles"), ("models", "Models"), ("
 _KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
 _LOOK_AT_WORKER_SECONDS = 0.5
 
-# Linked, not handed to Gradio: it would put its own container before every selector.
-HEAD = """<link rel="stylesheet" href="/ui/page.css"><link rel="icon" type="image/svg+xml" href="/ui/icon.svg">
-<script src="/ui/page.js"></script>"""
 REMEMBER = """(...values) => {
   const names = %s
   localStorage.setItem("fooocus.values", JSON.stringify(Object.fromEntries(names.map((n, i) => [n, values[i]]))))

@@ -20,6 +20,7 @@ from fooocus.errors import ConfigError, RequestError
 from fooocus.jobs.supervisor import Jobs
 from fooocus.request import Request
 from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
+from fooocus.ui.shell import Shell
 from fooocus.ui.stream import Previews, Watcher
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -80,7 +81,7 @@ def build_app(
     """
     import gradio as gr
 
-    from fooocus.ui.page import HEAD, Page
+    from fooocus.ui.page import Page
     from fooocus.ui.theme import make_theme
 
     previews = Previews()
@@ -102,9 +103,8 @@ def build_app(
         pwa=False,
         mcp_server=False,
         theme=make_theme(),
-        head=HEAD,
     )
-    return Guard(app, config, port, seconds=wrong_try_seconds)
+    return Guard(Shell(app), config, port, seconds=wrong_try_seconds)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -14,11 +14,12 @@ from fooocus.errors import FooocusError
 from fooocus.ui.stream import Picture, View
 
 EXAMPLES = (
-    "A lighthouse on a cliff at dusk, soft rain",
+    "A lighthouse at dusk, soft rain",
     "Portrait of an old sailor, window light",
-    "A glass teapot on a mossy stone, macro",
+    "A glass teapot on a mossy stone",
 )
 _TITLE_CHARACTERS = 40
+_PLACES = 12  # places of pictures to come that are shown; a longer strip is scrolled anyway
 
 # The stages of the work as a person would say them.
 _STAGES: Mapping[str, str] = {
@@ -39,7 +40,7 @@ def stage(view: View) -> str:
         case "empty":
             inside = _empty()
         case "waiting" | "running":
-            inside = _picture_forming(view) + _strip(view.saved, chosen=None) + _progress(view)
+            inside = _picture_forming(view) + _strip(view.saved, None, view.pictures) + _progress(view)
         case _:
             inside = _outcome(view)
     return (
@@ -145,7 +146,7 @@ def _outcome(view: View) -> str:
         words = '<div class="fault quiet" role="status"><span>Stopped.</span></div>'
     if chosen is None:
         return f'<div class="empty">{words or "<p>No picture was made.</p>"}</div>'
-    return _frame(view, _image(view, chosen), "done") + _strip(view.saved, chosen) + _caption(chosen) + words
+    return _frame(view, _image(view, chosen), "done") + _strip(view.saved, chosen, len(view.saved)) + _caption(chosen) + words
 
 
 def _image(view: View, picture: Picture) -> str:
@@ -154,9 +155,9 @@ def _image(view: View, picture: Picture) -> str:
     return f'<img src="{escape(picture.url)}" alt="{escape(view.prompt or "The finished picture")}">'
 
 
-def _strip(pictures: tuple[Picture, ...], chosen: Picture | None) -> str:
-    """Return the row of all pictures of the job. One picture needs no row, but its place keeps the structure."""
-    if len(pictures) < 2 and (chosen is not None or not pictures):
+def _strip(pictures: tuple[Picture, ...], chosen: Picture | None, places: int) -> str:
+    """Return the row of all pictures of the job; those to come keep their ``places``, so that nothing moves later."""
+    if places < 2:
         return '<div class="strip" hidden></div>'
     buttons = "".join(
         f'<button type="button" data-url="{escape(p.url)}" data-seed="{p.seed}" aria-label="Picture {p.number}" '
@@ -164,7 +165,7 @@ def _strip(pictures: tuple[Picture, ...], chosen: Picture | None) -> str:
         for p in pictures
         if p.url
     )
-    return f'<div class="strip">{buttons}</div>'
+    return f'<div class="strip">{buttons}{"<span class=slot></span>" * (min(places, _PLACES) - len(pictures))}</div>'
 
 
 def _caption(picture: Picture) -> str:

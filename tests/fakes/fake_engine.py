@@ -98,7 +98,12 @@ class FakeEngine:
             file.write(_png(*_size(item.request), seed, json.dumps(item.request)))
             file.flush()
             os.fsync(file.fileno())
-        part.rename(path) if os.name == "nt" else (os.link(part, path), part.unlink())
+        try:
+            part.rename(path) if os.name == "nt" else os.link(part, path)
+        except FileExistsError:
+            return  # the worker of a killed page was faster by a hair
+        finally:
+            part.unlink(missing_ok=True)
         with (self.folder / "made.log").open("a", encoding="utf-8") as file:
             file.write(f"{path.name}\n")
 

@@ -1,4 +1,4 @@
-"""Networks out of files: every one that a checkpoint holds, strictly, without a second copy, and without silent garbage."""
+"""Networks out of files: every one that a checkpoint holds, strictly, without a second copy or silent garbage."""
 
 from __future__ import annotations
 
@@ -134,7 +134,9 @@ def test_the_unet_and_the_vae_answer(base: Checkpoint) -> None:
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     lost = "model.diffusion_model.output_blocks.5.0.emb_layers.1.bias"
     checkpoint = open_checkpoint(rewrite(tmp_path, lambda tensors: tensors.pop(lost)))
-    with pytest.raises(MismatchedModel, match=r"changed\.safetensors.*missing: up_blocks\.1\.resnets\.2\.time_emb_proj\.bias"):
+    with pytest.raises(
+        MismatchedModel, match=r"changed\.safetensors.*missing: up_blocks\.1\.resnets\.2\.time_emb_proj\.bias"
+    ):
         checkpoint.load("unet")
 
 

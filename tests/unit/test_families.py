@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from fooocus.errors import MismatchedModel, UnsupportedModel
 from fooocus.families.detect import recognise, recognise_vae
@@ -24,7 +25,9 @@ def base_with(make: UnetMake) -> Shapes:
 
 
 def read(shapes: Shapes, **metadata: str) -> Architecture:
-    return recognise(shapes, {key.replace("__", "."): value for key, value in metadata.items()}, file="some.safetensors")
+    return recognise(
+        shapes, {key.replace("__", "."): value for key, value in metadata.items()}, file="some.safetensors"
+    )
 
 
 @pytest.mark.parametrize("name", [BASE, REFINER])
@@ -59,7 +62,12 @@ def test_what_the_refiner_wants_to_be_told() -> None:
     assert refiner.family.name == "sdxl_refiner"
     assert refiner.family.text == ("text_g",)
     assert refiner.family.size_ids == ("height", "width", "top", "left", "aesthetic")
-    assert (refiner.context_width, refiner.pooled_width, refiner.size_width, refiner.adm_width) == (1280, 1280, 256, 2560)
+    assert (refiner.context_width, refiner.pooled_width, refiner.size_width, refiner.adm_width) == (
+        1280,
+        1280,
+        256,
+        2560,
+    )
     assert refiner.blueprints["unet"].config["transformer_layers_per_block"] == [1, 4, 4, 4]
 
 
@@ -165,7 +173,12 @@ def test_a_wrong_declaration_is_refused(key: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    ["model_ema.decay", "denoiser.sigmas", "alphas_cumprod", "conditioner.embedders.0.transformer.text_projection.weight"],
+    [
+        "model_ema.decay",
+        "denoiser.sigmas",
+        "alphas_cumprod",
+        "conditioner.embedders.0.transformer.text_projection.weight",
+    ],
 )
 def test_known_extras_are_left_alone(extra: str) -> None:
     assert read(tiny_shapes("tiny_base") | {extra: (3,)}) == read(tiny_shapes("tiny_base"))
@@ -228,7 +241,6 @@ def test_no_vae_in_a_lora() -> None:
 
 
 def test_a_source_only_changes_the_view() -> None:
-    torch = pytest.importorskip("torch")
     stored = torch.arange(24.0).reshape(6, 4)
     assert Source("a", rows=(2, 4)).view(stored).tolist() == stored[2:4].tolist()
     assert Source("a", transpose=True).view(stored).data_ptr() == stored.data_ptr()

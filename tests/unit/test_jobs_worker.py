@@ -110,7 +110,9 @@ class Wire:
         return json.loads(self.output.readline())
 
     def event(self) -> Event:
-        return from_json(self.hear()["event"])
+        while "event" not in (message := self.hear()):
+            assert "begun" in message
+        return from_json(message["event"])
 
     def run(self, id: str, **request: Any) -> None:
         self.say(run=WorkItem(id, request, 1).to_json())
@@ -149,6 +151,7 @@ def test_prepare_then_jobs_in_order(wires: list[Wire]) -> None:
     assert settings == [{"base": "x"}]
     for id in ("a", "b"):
         wire.run(id)
+        assert wire.hear() == {"begun": id}
         assert wire.event() == Notice(id)
         assert isinstance(wire.event(), Finished)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fooocus.errors import IncompatibleLora, UnreadableModel
+from fooocus.errors import IncompatibleLora, ModelError, UnreadableModel
 from fooocus.loading.checkpoint import open_checkpoint
 from fooocus.loading.lora import Lora, LoraReport, apply_loras, read_lora
 from fooocus.loading.network import Network
@@ -141,6 +142,7 @@ def test_only_what_changes_is_touched(networks: dict[str, Network], three: list[
     assert networks["unet"].module.get_parameter("conv_in.weight") is before[WEIGHTS[CONV_IN]]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a file that is mapped from being replaced")
 def test_a_replaced_file_is_added_anew(networks: dict[str, Network], tmp_path: Path) -> None:
     first = write(tmp_path / "a.safetensors", pair(networks, TIME))
     apply_loras(networks, [(first, 1.0)])
@@ -277,6 +279,14 @@ def test_another_shape(
     assert_original(networks)
 
 
+def test_a_lora_of_another_family_is_refused_by_its_name(networks: dict[str, Network], tmp_path: Path) -> None:
+    """Without any notes the width of the text tells."""
+    to_k = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    old = {f"{to_k}.lora_down.weight": random(2, 768), f"{to_k}.lora_up.weight": random(64, 2)}
+    with pytest.raises(IncompatibleLora, match=r"old\.safetensors .* It was made for Stable Diffusion 1\."):
+        apply_loras(networks, [(write(tmp_path / "old.safetensors", old), 1.0)])
+
+
 def test_a_lora_of_the_base_is_refused_by_the_refiner() -> None:
     refiner = open_checkpoint(tiny_folder() / REFINER)
     networks = {kind: refiner.load(kind) for kind in ("unet", "text_g")}
@@ -296,6 +306,32 @@ def test_a_zero_row_stays_zero_under_dora(networks: dict[str, Network], tmp_path
     result = networks[kind].module.get_parameter(name).float()
     assert result[3].abs().max() == 0
     assert torch.allclose(result.norm(dim=1)[4:], torch.tensor(5.0), rtol=1e-3)
+
+
+SHAPES = st.lists(st.sampled_from([1, 2, 4, 8, 32, 128]), max_size=4)
+SETS = (
+    ("lora_down.weight", "lora_up.weight", "lora_mid.weight", "dora_scale"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha"),
+    ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "lora_magnitude_vector"),
+    ("diff", "w_norm", "diff_b", "b_norm", "dora_scale", "alpha"),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_parts_of_any_shape_are_added_or_refused(
+    networks: dict[str, Network], tmp_path: Path, data: st.DataObject
+) -> None:
+    """Whatever is in a file, the answer is a result or a sentence, and a refusal changes nothing."""
+    parts = data.draw(st.sampled_from(SETS).flatmap(lambda parts: st.sets(st.sampled_from(parts), min_size=1)))
+    module = data.draw(st.sampled_from([TIME, CONV_IN, "lora_unet_out_0"]))
+    tensors = {f"{module}.{part}": torch.ones(data.draw(SHAPES)) for part in sorted(parts)}
+    try:
+        apply_loras(networks, [(write(tmp_path / "any.safetensors", tensors), 1.0)])
+    except ModelError:
+        assert not any(network.patches for network in networks.values())
+    finally:
+        apply_loras(networks, [])
 
 
 def test_wrong_calls(networks: dict[str, Network], three: list[Lora]) -> None:

@@ -164,6 +164,43 @@ def test_uni_pc_predicts_parabolas_and_corrects_cubics_exactly() -> None:
     assert torch.allclose(corrected, exact_step(cubic, ONE_PIXEL, 2.0, 0.9, rate=1), rtol=0, atol=1e-12)
 
 
+def unipc_as_published(denoise: Denoise, x: Tensor, spaced: tuple[float, ...]) -> Tensor:
+    """Run UniPC as one loop over predict, ask, correct, on x scaled to variance 1 (alpha^2 + beta^2 = 1)."""
+    alpha = [1 / math.sqrt(1 + sigma**2) for sigma in spaced]
+    beta = [sigma * a for sigma, a in zip(spaced, alpha, strict=True)]
+    steps = len(spaced) - 1
+    z, estimates = x * alpha[0], [denoise(x, spaced[0])]
+    for j in range(1, steps + 1):
+        order = {1: 1, 2: 2, steps - 1: 2, steps: 1}.get(j, 3)  # for five steps and more
+        h = math.log(spaced[j - 1] / spaced[j])
+        ratios = [-math.log(spaced[j - 1 - k] / spaced[j - 1]) / h for k in range(1, order)]
+        slopes = [(estimates[-1 - k] - estimates[-1]) / ratio for k, ratio in enumerate(ratios, 1)]
+        moments = [(math.expm1(-h) / -h - 1) / -h]
+        moments += [2 * (moments[0] - 1 / 2) / -h]
+        moments += [3 * (moments[1] - 1 / 3) / -h]
+        first_order = beta[j] / beta[j - 1] * z - alpha[j] * math.expm1(-h) * estimates[-1]
+
+        def weigh(ratios: list[float], slopes: list[Tensor], moments: list[float] = moments) -> Tensor | float:
+            rows = [[ratio**n for ratio in ratios] for n in range(len(ratios))]
+            weights = [0.5] if len(ratios) == 1 else np.linalg.solve(rows, moments[: len(ratios)]) if ratios else []
+            return sum(weight * slope for weight, slope in zip(weights, slopes, strict=True))
+
+        z = first_order + alpha[j] * h * weigh(ratios, slopes)
+        if j < steps:
+            ahead = denoise(z / alpha[j], spaced[j])
+            z = first_order + alpha[j] * h * weigh([*ratios, 1.0], [*slopes, ahead - estimates[-1]])
+            estimates.append(ahead)
+    return z / alpha[-1]
+
+
+@pytest.mark.parametrize("steps", [5, 6, 12])
+def test_uni_pc_is_the_published_loop_taken_apart(steps: int) -> None:
+    spaced = sigmas_for(SAMPLERS["uni_pc"], "karras", steps, TABLE)
+    state = State(0, begin(spaced).x.double())
+    found = run("uni_pc", lambda step: bent, state, spaced, _Recorder())[-1].x
+    assert torch.allclose(found, unipc_as_published(bent, state.x, spaced), rtol=0, atol=1e-10)  # double precision
+
+
 @pytest.mark.parametrize(("name", "plain"), [("euler_ancestral", "euler"), ("dpm_2_ancestral", "dpm_2")])
 def test_ancestral_steps_are_plain_steps_to_the_lower_level(name: str, plain: str) -> None:
     down, added = ancestral(3.1, 2.0)
@@ -213,6 +250,12 @@ def test_the_table_says_which_noise_is_asked_for(name: str) -> None:
     assert asked.pairs == [pair for step in range(8) for pair in row.queries(spaced, step)]
     assert bool(asked.pairs) == (row.noise == "brownian")
     assert asked.steps == (list(range(7)) if row.noise == "sequential" else [])
+
+
+def test_a_continued_run_draws_ahead_only_what_is_left() -> None:
+    row, spaced = SAMPLERS["dpmpp_sde"], sigmas("karras", 8, TABLE)
+    with noise_for(row, SEED, SHAPE, spaced, first_step=5) as noise:
+        assert list(noise._ahead) == [*row.queries(spaced, 5), *row.queries(spaced, 6)]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

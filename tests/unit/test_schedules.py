@@ -153,6 +153,10 @@ def test_partial_strength_keeps_the_end_of_a_longer_list(
     assert TABLE.timestep(spaced[0]) == timestep
 
 
+def test_partial_strength_rounds_the_longer_list_down() -> None:
+    assert sigmas("karras", 10, TABLE, 0.6) == sigmas("karras", 16, TABLE)[-11:]
+
+
 def test_a_strength_of_almost_one_is_one() -> None:
     assert sigmas("karras", 30, TABLE, 0.99995) == sigmas("karras", 30, TABLE)
 

@@ -14,6 +14,17 @@
     subtree: true, childList: true, attributes: true, attributeFilter: ["data-title"],
   });
 
+  // On a phone the sheet of settings stands on the desk, whose height follows the prompt.
+  const heights = new ResizeObserver(([desk]) => {
+    document.documentElement.style.setProperty("--desk-height", `${Math.round(desk.target.offsetHeight)}px`);
+  });
+  const findDesk = setInterval(() => {
+    const desk = document.querySelector("#desk");
+    if (!desk) return;
+    clearInterval(findDesk);
+    heights.observe(desk);
+  }, 50);
+
   const show = (button) => {
     const url = button.dataset.url;
     const all = button.parentElement.querySelectorAll("button");

@@ -1,0 +1,78 @@
+"""Preset files and the layers that end in one request."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fooocus.errors import RequestError
+from fooocus.prompt.plan import plan
+from fooocus.prompt.presets import Preset, layered, load_presets
+from fooocus.prompt.styles import load_styles
+from fooocus.request import Request, Size
+
+STYLES = Path(__file__).resolve().parents[2] / "styles"
+PRESETS = load_presets(STYLES / "presets")
+
+
+def test_our_presets_are_whole() -> None:
+    assert PRESETS.names == ("default", "pocket", "quality")
+    assert PRESETS.problems == ()
+    styles = load_styles(STYLES)
+    for name in PRESETS.names:
+        preset = PRESETS.find(name)
+        assert preset.about.endswith(".")
+        (recipe,) = plan(layered(preset.values, {"prompt": "a fox", "seed": 1}), styles)
+        files = {recipe.base, *(use.name for use in recipe.loras), *([recipe.refiner] if recipe.refiner else [])}
+        assert files == {file for files in preset.wants.values() for file in files}
+
+
+def test_the_default_preset_is_the_built_in_system() -> None:
+    styles = load_styles(STYLES)
+    assert plan(layered(PRESETS.find("default").values, {"seed": 1}), styles) == plan(Request(seed=1), styles)
+    (quality,) = plan(layered(PRESETS.find("quality").values, {"seed": 1}), styles)
+    assert (quality.steps, quality.switch) == (60, 41)
+
+
+def test_the_last_layer_counts() -> None:
+    request = layered({"size": "64x64", "guidance": 3}, {"guidance": 4.5}, {"prompt": "a"})
+    assert (request.size, request.guidance, request.prompt) == (Size(64, 64), 4.5, "a")
+
+
+def test_another_base_takes_back_what_went_with_the_former() -> None:
+    request = layered(PRESETS.find("default").values, {"base": "other.safetensors"})
+    assert (request.refiner, request.loras) == (None, None)
+    kept = layered(PRESETS.find("default").values, {"base": "sd_xl_base_1.0.safetensors"})
+    assert kept.refiner == "sd_xl_refiner_1.0.safetensors"
+    assert layered({"steps": 25}, {"performance": "quality"}).steps is None
+    assert layered({"steps": 25, "switch": 20}, {"steps": 10}).switch is None
+
+
+def test_wrong_layers_name_their_field() -> None:
+    for layer, field in (({"nope": 1}, "nope"), ({"size": "1x1"}, "size"), ({"steps": "many"}, "steps")):
+        with pytest.raises(RequestError) as caught:
+            layered(layer)
+        assert caught.value.field == field
+
+
+def test_bad_files_are_reported(tmp_path: Path) -> None:
+    good = {"about": "x", "request": {"steps": 3}, "wants": {"loras": ["a"]}}
+    texts = {
+        "good": json.dumps(good),
+        "broken": "{",
+        "deep": "[" * 100_000,
+        "list": "[]",
+        "field": '{"request": {"nope": 1}}',
+        "range": '{"request": {"guidance": NaN}}',
+        "wants": '{"request": {}, "wants": {"loras": "a"}}',
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
+    presets = load_presets(tmp_path)
+    assert presets.by_name == {"good": Preset("good", "x", {"steps": 3}, {"loras": ("a",)})}
+    assert len(presets.problems) == 6
+    with pytest.raises(RequestError, match="good") as caught:
+        presets.find("god")
+    assert caught.value.field == "preset"

@@ -1,0 +1,156 @@
+"""Folding events into views: progress never falls, nothing of another job appears, watching ends with the job."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Queued, Saved, Stage, Step
+from fooocus.request import Request
+from fooocus.ui.stream import Previews, View, Watcher, fold, opening, picture_url
+from tests.fakes.fake_jobs import FakeJobs
+
+OUTPUTS = Path("/out")
+
+
+def run(events: list[Event], view: View | None = None, pause: float = 1.0) -> list[View]:
+    views = [view or View("job", "waiting", "a fox", (64, 64))]
+    for i, event in enumerate(events):
+        views.append(fold(views[-1], event, 100 + i * pause, OUTPUTS))
+    return views
+
+
+def picture(number: int, pictures: int, steps: int = 4) -> list[Event]:
+    begin: list[Event] = [Stage(name, number, pictures) for name in ("loading", "reading", "sampling")]
+    walk: list[Event] = [Step(number, pictures, step, steps, b"jpeg") for step in range(1, steps + 1)]
+    end: list[Event] = [Stage("decoding", number, pictures), Stage("saving", number, pictures)]
+    return [*begin, *walk, *end, Saved(number, pictures, f"/out/2026-01-02/{number}.png", number)]
+
+
+def test_a_whole_job_ends_finished_with_its_pictures() -> None:
+    last = run([Queued(0), *picture(1, 2), *picture(2, 2), Finished(("a", "b"), 9.0)])[-1]
+    assert (last.phase, last.fraction, last.seconds) == ("finished", 1.0, 9.0)
+    assert [(p.number, p.url, p.seed) for p in last.saved] == [
+        (1, "/pictures/2026-01-02/1.png", 1),
+        (2, "/pictures/2026-01-02/2.png", 2),
+    ]
+
+
+def test_each_step_moves_the_bar() -> None:
+    fractions = [view.fraction for view in run([*picture(1, 1)])[4:8]]
+    assert fractions == sorted(set(fractions))
+    assert 0 < fractions[0] < fractions[-1] < 1
+
+
+any_event = st.one_of(
+    st.builds(Queued, st.integers(0, 9)),
+    st.builds(Stage, st.sampled_from(["starting", "loading", "reading", "sampling", "refining", "decoding", "saving"]), st.integers(1, 3), st.just(3)),
+    st.builds(Step, st.integers(1, 3), st.just(3), st.integers(1, 5), st.just(5), st.just(b"j")),
+    st.builds(Saved, st.integers(1, 3), st.just(3), st.just("/out/2026-01-02/x.png"), st.just(1)),
+    st.builds(Notice, st.text()),
+)
+
+
+@given(st.lists(any_event, max_size=40))
+def test_progress_never_falls_whatever_is_said(events: list[Event]) -> None:
+    fractions = [view.fraction for view in run(events)]
+    assert fractions == sorted(fractions)
+    assert all(0 <= fraction <= 1 for fraction in fractions)
+
+
+def test_time_left_follows_the_pace_of_this_job() -> None:
+    views = run([Step(1, 2, 1, 10), Step(1, 2, 2, 10), Step(1, 2, 3, 10)], pause=2.0)
+    assert views[1].seconds_left is None
+    assert views[3].seconds_left == pytest.approx(2.0 * (7 + 10))
+
+
+def test_time_between_pictures_is_no_measure_of_a_step() -> None:
+    before = run([Step(1, 2, 1, 4), Step(1, 2, 2, 4)])[-1]
+    after = fold(fold(before, Stage("sampling", 2, 2), 500.0, OUTPUTS), Step(2, 2, 1, 4), 900.0, OUTPUTS)
+    assert after.pace == before.pace == 1.0
+
+
+def test_ends_in_words() -> None:
+    failed = run([Failed("X", "No memory.", "Close programs.")])[-1]
+    assert (failed.phase, failed.sentence, failed.remedy) == ("failed", "No memory.", "Close programs.")
+    assert run([*picture(1, 2), Cancelled()])[-1].saved
+    assert run([Cancelled()])[-1].phase == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("/out/2026-01-02/a.png", "/pictures/2026-01-02/a.png"),
+        ("/elsewhere/a.png", ""),
+        ("/out/a.png", ""),
+        ("/out/2026-01-02/deep/a.png", ""),
+    ],
+)
+def test_only_pictures_of_the_outputs_folder_have_an_address(path: str, url: str) -> None:
+    assert picture_url(Path(path), OUTPUTS) == url
+
+
+def collect(watcher: Watcher, ids: list[str], owner: str = "me") -> list[View]:
+    async def gather() -> list[View]:
+        return [view async for view in watcher.watch(ids, owner)]
+
+    return asyncio.run(gather())
+
+
+def make(jobs: FakeJobs, owner: str, prompt: str) -> str:
+    return jobs.submit(Request(prompt=prompt, seed=1).to_json(), owner)
+
+
+def test_watching_follows_active_jobs_in_turn_and_ends() -> None:
+    jobs, previews = FakeJobs(), Previews()
+    first, second = make(jobs, "me", "one"), make(jobs, "me", "two")
+    jobs.say(first, *picture(1, 1), Finished((), 1.0))
+    jobs.all[first] = dataclasses.replace(jobs.all[first], state="running")  # it ends while it is watched
+    jobs.say(second, *picture(1, 1), Finished((), 1.0))
+    jobs.all[second] = dataclasses.replace(jobs.all[second], state="waiting")
+    views = collect(Watcher(jobs, previews, OUTPUTS), [first, second])  # type: ignore[arg-type]
+    assert [(view.job, view.phase) for view in views] == [(first, "finished"), (second, "finished")]
+    assert previews.get(first) is None
+
+
+def test_a_finished_job_is_shown_again_and_another_persons_never() -> None:
+    jobs = FakeJobs()
+    mine, other = make(jobs, "me", "one"), make(jobs, "you", "two")
+    jobs.say(mine, Finished((), 1.0))
+    jobs.say(other, *picture(1, 1))
+    watcher = Watcher(jobs, Previews(), OUTPUTS)  # type: ignore[arg-type]
+    assert [view.job for view in collect(watcher, [other, "no-such-job", mine])] == [mine]
+    assert collect(watcher, [other]) == []
+
+
+def test_the_last_jobs_of_a_person_are_the_active_ones_or_the_newest() -> None:
+    jobs = FakeJobs()
+    watcher = Watcher(jobs, Previews(), OUTPUTS)  # type: ignore[arg-type]
+    assert watcher.last("me") == []
+    old, new = make(jobs, "me", "one"), make(jobs, "me", "two")
+    for id in (old, new):
+        jobs.say(id, Finished((), 1.0))
+    assert [job.id for job in watcher.last("me")] == [new]
+    waiting, running = make(jobs, "me", "three"), make(jobs, "me", "four")
+    jobs.say(running, Stage("sampling", 1, 1))
+    assert [job.id for job in watcher.last("me")] == [running, waiting]
+
+
+def test_previews_are_bounded() -> None:
+    previews = Previews()
+    for i in range(1000):
+        previews.put(str(i), b"x")
+    assert previews.get("999") and previews.get("0") is None
+    assert sum(previews.get(str(i)) is not None for i in range(1000)) <= 64
+
+
+def test_a_job_of_an_older_version_still_opens() -> None:
+    jobs = FakeJobs()
+    id = jobs.submit({"prompt": "old", "gone": 1}, "me")
+    view = opening(jobs.job(id))
+    assert (view.prompt, view.pictures, view.phase) == ("old", 1, "waiting")
