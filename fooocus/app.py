@@ -47,7 +47,8 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
         lock = FolderLock(config.data)
         stack.callback(lock.release)
         store = stack.enter_context(closing(JobStore(config.data / "jobs.sqlite")))
-        worker = Jobs(store, worker_command(config), environment, config.data / "worker.log")
+        begin = {"request": defaults.to_json()}
+        worker = Jobs(store, worker_command(config), environment, config.data / "worker.log", prepare=begin)
         jobs = stack.enter_context(closing(worker))
         # The worker is loading its libraries by now; the page's own import takes seconds and comes after it.
         from fooocus.ui.server import serve
@@ -94,7 +95,7 @@ def worker_main(arguments: list[str]) -> None:
     from fooocus.jobs.worker import claim_pipes, serve
 
     stdin, stdout = claim_pipes()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     values: dict[str, Any] = json.loads(arguments[0])
     for field in dataclasses.fields(Config):
         if field.type == "Path":
@@ -102,7 +103,8 @@ def worker_main(arguments: list[str]) -> None:
     config = Config(**values)
     from fooocus.render.engine import Engine
 
-    serve(Engine(config).run, stdin, stdout)
+    engine = Engine(config)
+    serve(engine.run, stdin, stdout, prepare=engine.warm)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def _run(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A prompt may hold what a Windows console or a lone surrogate cannot show; that must not end a run.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     if arguments[:1] == ["generate"]:
         return _generate(_generate_parser().parse_args(arguments[1:]))
     return _page(_page_parser().parse_args(arguments))
@@ -74,7 +74,7 @@ def _page(parsed: argparse.Namespace) -> int:
     def ready(url: str) -> None:
         print(f"The page is at {url} - close this window or press Ctrl+C to end.", flush=True)
 
-    app.run_page(_config(parsed), _request(parsed), ready)
+    app.run_page(_config(parsed), _request(parsed, Request()), ready)
     return 0
 
 
@@ -86,7 +86,9 @@ def _generate(parsed: argparse.Namespace) -> int:
     if parsed.prompt is None:
         parsed.prompt = parsed.text
     config = _config(parsed)
-    request = _seeded(_request(parsed))
+    request = _seeded(_request(parsed, _request_of(parsed.source) if parsed.source else Request()))
+    if parsed.dry_run:
+        return _dry_run(config, request)
     codes: list[int] = []
     tell = _tell_json if parsed.json else _tell_words
 
@@ -103,6 +105,26 @@ def _generate(parsed: argparse.Namespace) -> int:
     latents = Path(os.path.abspath(parsed.save_latents)) if parsed.save_latents else None
     app.generate(config, request, emit, latents)
     return codes[-1]
+
+
+def _dry_run(config: Config, request: Request) -> int:
+    """Print the recipes instead of making them."""
+    from fooocus.prompt.plan import plan
+    from fooocus.prompt.styles import load_styles
+
+    recipes = plan(request, load_styles(config.styles_folder))
+    print(json.dumps([recipe.to_json() for recipe in recipes], indent=2))
+    return 0
+
+
+def _request_of(picture: str) -> Request:
+    """Return the request that makes a picture of ours again."""
+    from fooocus.images.metadata import read_recipe
+
+    recipe = read_recipe(Path(picture))
+    if recipe is None:
+        raise RequestError("from", f"{picture} carries no recipe.", "Choose a picture that this program saved.")
+    return recipe.to_request()
 
 
 def _tell_json(event: Event) -> None:
@@ -136,6 +158,8 @@ def _generate_parser() -> argparse.ArgumentParser:
     _add_request_options(parser)
     _add_config_options(parser)
     parser.add_argument("--save-latents", metavar="FILE", help="also write the final latents, for inspection")
+    parser.add_argument("--from", dest="source", metavar="PICTURE", help="begin with the settings inside a picture")
+    parser.add_argument("--dry-run", action="store_true", help="print the recipes as JSON and make no picture")
     parser.add_argument("--json", action="store_true", help="one line of JSON per event on standard output")
     return parser
 
@@ -187,8 +211,8 @@ def _config(parsed: argparse.Namespace) -> Config:
     return load_config(given, os.environ)
 
 
-def _request(parsed: argparse.Namespace) -> Request:
-    """Build the request from the options that were given; relative paths of files become absolute here."""
+def _request(parsed: argparse.Namespace, begin: Request) -> Request:
+    """Put the options that were given over ``begin``; relative paths of files become absolute here."""
     given: dict[str, Any] = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Request)}
     given = {name: value for name, value in given.items() if value is not None}
     for name in _PATH_FIELDS:
@@ -199,7 +223,7 @@ def _request(parsed: argparse.Namespace) -> Request:
     if "loras" in given:
         uses = (parse_lora(text) for text in given["loras"] if text.lower() != NONE)
         given["loras"] = tuple(LoraUse(_absolute(use.name), use.weight) for use in uses)
-    return Request(**given)
+    return dataclasses.replace(begin, **given)
 
 
 def _absolute(name: str) -> str:

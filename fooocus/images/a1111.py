@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from fooocus.images.findings import Finder, Found, Known
+from fooocus.images.findings import Finder, Found, Known, numbers
 from fooocus.request import Recipe
 
 NEGATIVE = "Negative prompt:"
@@ -62,6 +62,8 @@ def parameters_text(recipe: Recipe, hashes: Mapping[str, str]) -> str:
         "CFG scale": f"{recipe.guidance:g}",
         "Seed": str(recipe.seed),
         "Size": str(recipe.size),
+        # Fooocus 2 uses this key for the same three numbers.
+        "ADM Guidance": f"({recipe.size_positive:g}, {recipe.size_negative:g}, {recipe.size_until:g})",
         "Model hash": _short(hashes.get(recipe.base, "")),
         "Model": _stem(recipe.base),
         "VAE": _stem(recipe.vae or ""),
@@ -147,6 +149,7 @@ def _put_pairs(finder: Finder, pairs: Mapping[str, str]) -> None:
     finder.put_number("guidance", pairs.get("CFG scale"))
     if "Clip skip" in pairs:
         finder.put_number("clip_skip", pairs["Clip skip"], whole=True)
+    finder.put_size_guidance(numbers(pairs["ADM Guidance"]) if "ADM Guidance" in pairs else ("1", "1", "1"))
     width, _, height = pairs.get("Size", "").partition("x")
     finder.put_size(width, height)
     if "Sampler" in pairs:

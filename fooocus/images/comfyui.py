@@ -1,7 +1,7 @@
 """Settings from a ComfyUI graph: start at the sampler and follow its links to the values.
 
-A graph can say anything, so only the common shape is understood: checkpoint, LoRAs, texts, empty latent, one sampler, or
-two for base and refiner. What lies outside of it is left out with a warning.
+A graph can say anything, so only the common shape is understood: checkpoint, LoRAs, texts, empty latent, one sampler,
+or two for base and refiner. What lies outside of it is left out with a warning.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def read_graph(values: Mapping[str, Any], known: Known) -> Found:
     finder = Finder("comfyui", known)
     graph = _Graph(values)
     finder.values["styles"] = []
+    finder.put_size_guidance()
     samplers = [node for node in graph.nodes.values() if node["class_type"] in _SAMPLERS]
     first = [node for node in samplers if not graph.behind(node, "latent_image", _SAMPLERS)]
     if not first:

@@ -129,6 +129,12 @@ class Finder:
         found = [self._look_up("style", str(name).strip(), self.known.styles) for name in names[:MAX_ITEMS]]
         self.values["styles"] = [name for name in found if name]
 
+    def put_size_guidance(self, factors: Sequence[str] = ("1", "1", "1")) -> None:
+        """Keep the two size factors and the part of the run that they act on; other programs have none: 1, 1."""
+        if len(factors) == 3:
+            for field, value in zip(("size_positive", "size_negative", "size_until"), factors, strict=True):
+                self.put_number(field, value)
+
     def put_switch(self, share: Any) -> None:
         """Keep the refiner's first step from a share of the steps, if there are a refiner and steps."""
         steps, refiner = self.values.get("steps"), self.values.get("refiner", NONE)
@@ -137,7 +143,14 @@ class Finder:
         self.values["switch"] = min(steps, round(steps * float(share)))
 
     def found(self) -> Found:
-        """Return what was collected."""
+        """Return what was collected; values that contradict each other as a whole are left out."""
+        for _ in range(len(self.values)):
+            try:
+                Request.from_json(self.values)
+                break
+            except RequestError as error:
+                self.values.pop(error.field, None)
+                self.warn(f"{error.field} was left out: {error.sentence}")
         return Found(self.origin, dict(self.values), tuple(self.warnings))
 
     def _look_up(self, kind: str, name: str, names: tuple[str, ...] | None) -> str:
@@ -148,6 +161,13 @@ class Finder:
                 return known
         self.warn(f"The {kind} {name[:60]!r} is not here.")
         return ""
+
+
+def numbers(value: Any) -> list[str]:
+    """Find the unsigned numbers of ``(1152, 896)``, ``1152 × 896`` or a list."""
+    if isinstance(value, list | tuple):
+        value = " ".join(str(item) for item in value[:MAX_ITEMS])
+    return re.findall(r"\d{1,6}(?:\.\d{1,6})?", str(value or "")[:100])
 
 
 def file_name(reference: str) -> str:

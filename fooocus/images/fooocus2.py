@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fooocus.images.findings import Finder, Found, Known
+from fooocus.images.findings import Finder, Found, Known, numbers
 
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _LABELS: Mapping[str, str] = {"fooocus v2 expansion": "prompt_expansion"}
@@ -34,16 +34,13 @@ def read_fooocus(values: Mapping[str, Any], known: Known) -> Found:
     if "styles" in fields:
         finder.put_styles(_names(fields["styles"]))
     _put_performance(finder, fields)
-    size = _numbers(fields.get("resolution"))
+    size = numbers(fields.get("resolution"))
     if len(size) == 2:
         finder.put_size(*size)
     for field, ours in (("guidance_scale", "guidance"), ("seed", "seed"), ("clip_skip", "clip_skip")):
         if field in fields:
             finder.put_number(ours, fields[field], whole=ours != "guidance")
-    factors = _numbers(fields.get("adm_guidance"))
-    if len(factors) == 3:
-        for ours, value in zip(("size_positive", "size_negative", "size_until"), factors, strict=True):
-            finder.put_number(ours, value)
+    finder.put_size_guidance(numbers(fields.get("adm_guidance")))
     if "sampler" in fields:
         finder.put_sampler(fields["sampler"])
     if "scheduler" in fields:
@@ -87,13 +84,6 @@ def _names(value: Any) -> list[str]:
     if isinstance(value, list):
         return [name for name in value if isinstance(name, str)]
     return [one or two for one, two in _QUOTED.findall(str(value)[:10_000])]
-
-
-def _numbers(value: Any) -> list[str]:
-    """Read ``(1152, 896)``, ``1152 × 896`` or a list of numbers."""
-    if isinstance(value, list | tuple):
-        value = " ".join(str(item) for item in value)
-    return re.findall(r"\d{1,6}(?:\.\d{1,6})?", str(value or "")[:100])
 
 
 def _loras(fields: Mapping[str, Any]) -> list[tuple[Any, Any]]:

@@ -42,7 +42,7 @@ def read_pasted(text: str, known: Known) -> Found | None:
 
     Raises :class:`~fooocus.errors.RequestError` for a damaged record of ours.
     """
-    text = text.strip("\ufeff \t\r\n\0")
+    text = text.strip("\ufeff \t\r\n\0").replace("\r\n", "\n")
     if not text.startswith("{"):
         return read_parameters(text, known) if looks_like_parameters(text) else None
     try:

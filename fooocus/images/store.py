@@ -1,7 +1,7 @@
 """Put a finished picture on disk so that it is there whole or not at all, and never in another picture's place.
 
 The bytes go to ``<name>.part``, are forced to the disk, and only then get their name, in a way that fails when the name
-is taken. A kill or a power cut leaves at most a ``.part``, which the same picture's next attempt overwrites.
+is taken. A kill or a power cut leaves at most a ``.part``, which the same picture's next attempt removes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def save_picture(path: Path, data: bytes) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        for left in path.parent.glob(f"{path.name}.*.part"):
+            left.unlink()
         with open(part, "wb") as file:
             file.write(data)
             file.flush()

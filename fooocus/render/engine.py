@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,10 +26,10 @@ from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import noise_for, sample, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, State
-from fooocus.errors import FooocusError
+from fooocus.errors import FooocusError, RequestError
 from fooocus.events import Notice, Saved, Stage, StageName, Step
 from fooocus.families import attention
-from fooocus.images.metadata import encode
+from fooocus.images.metadata import encode, read_recipe, without_folders
 from fooocus.images.store import picture_path, save_picture
 from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.loading.catalog import Catalog, ModelKind
@@ -121,6 +122,11 @@ class Engine:
             control.check()
             if number in done:
                 continue
+            path = picture_path(self._config.outputs, job.created_ms, number, recipe.seed, "png")
+            if job.attempt > 1 and _is_picture_of(path, recipe):
+                # The first attempt died between saving the picture and telling of it.
+                emit(Saved(number, len(recipes), str(path), recipe.seed))
+                continue
             watch = self._watch(emit, control, number, len(recipes), told)
             try:
                 rendered = self.render(recipe, watch)
@@ -129,11 +135,26 @@ class Engine:
                 emit(Notice(f"Picture {number} was skipped."))
                 continue
             watch.stage("saving")
-            path = picture_path(self._config.outputs, job.created_ms, number, recipe.seed, "png")
             path = save_picture(path, encode(rendered.image, recipe, "png"))
             latents[number] = rendered.latents
             self._save_latents(list(latents.values()))
             emit(Saved(number, len(recipes), str(path), recipe.seed))
+
+    def warm(self, values: Mapping[str, Any]) -> None:
+        """Do what can be done before the first request: ``values["request"]`` is what the page begins with.
+
+        The libraries are loaded; with a graphics card the models too, which then costs little more than their mapping.
+        On a processor they would be converted to float32, gigabytes that nobody has asked for yet.
+        """
+        import diffusers
+        import transformers
+
+        _ = diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, transformers.CLIPTextModelWithProjection
+        if self._device.device.type == "cpu":
+            return
+        request = dataclasses.replace(Request.from_json(values["request"]), seed=0, count=1)
+        files = self._find(plan(request, load_styles(self._config.styles_folder))[0])
+        self._memory.prepare(files.base, "base", files.loras)
 
     @torch.no_grad()
     def render(self, recipe: Recipe, watch: Watch = SILENT) -> Rendered:
@@ -231,3 +252,11 @@ class Engine:
         if self._latents_file is not None:
             self._latents_file.parent.mkdir(parents=True, exist_ok=True)
             save_file({"latent": torch.cat(latents).float().contiguous()}, self._latents_file)
+
+
+def _is_picture_of(path: Path, recipe: Recipe) -> bool:
+    """Say whether the file is there and carries exactly this recipe."""
+    try:
+        return path.is_file() and read_recipe(path) == without_folders(recipe)
+    except (RequestError, OSError):
+        return False

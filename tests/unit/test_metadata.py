@@ -123,7 +123,8 @@ def test_the_block_that_other_programs_read(format: Any) -> None:
         "film still of a fox <lora:offset:0.5>\n"
         "Negative prompt: drawing, text\n"
         "Steps: 30, Sampler: DPM++ 2M SDE, Schedule type: Karras, CFG scale: 7, Seed: 9223372036854775807, "
-        "Size: 64x64, Model hash: 31e35c80fc, Model: base, Clip skip: 2, Refiner: refiner, Refiner switch at: 0.7, "
+        'Size: 64x64, ADM Guidance: "(1.5, 0.8, 1)", '
+        "Model hash: 31e35c80fc, Model: base, Clip skip: 2, Refiner: refiner, Refiner switch at: 0.7, "
         'Lora hashes: "offset: ababababab", Version: Fooocus'
     )
     if format == "png":

@@ -1,0 +1,225 @@
+"""A real server process and a real headless Chromium for the browser tests.
+
+In continuous integration (``CI`` is set) a missing browser is a failure; on a person's machine it is a skip that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKES = ROOT / "tests" / "fakes"
+SCREENSHOTS = ROOT / ".cache" / "screenshots"
+START_SECONDS = 60.0
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+
+@dataclass
+class PageServer:
+    """A running page process. ``url`` ends in a slash."""
+
+    url: str
+    outputs: Path
+    process: subprocess.Popen[str]
+    settings: dict[str, Any]
+
+    def pictures(self) -> list[Path]:
+        """Return the saved pictures, oldest first."""
+        return sorted(self.outputs.rglob("*.png"))
+
+
+StartPage = Callable[..., PageServer]
+
+
+@pytest.fixture(scope="module")
+def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPage]:
+    """Return a function that starts a page process and its worker; all are ended after the module's tests.
+
+    ``worker_command`` starts the worker (default: the fake engine; ``{outputs}`` stands for the outputs folder),
+    ``config`` holds fields of Config, ``defaults`` fields of Request, ``program`` runs instead of the fakes' page
+    process and gets the same JSON argument.
+    """
+    servers: list[PageServer] = []
+
+    def start(
+        worker_command: Sequence[str] | None = None,
+        *,
+        config: dict[str, Any] | None = None,
+        defaults: dict[str, Any] | None = None,
+        program: Sequence[str] = (sys.executable, str(FAKES / "page_process.py")),
+    ) -> PageServer:
+        folder = tmp_path_factory.mktemp("page")
+        folders = {name: str(folder / name) for name in ("models", "styles_folder", "outputs", "data")}
+        for name in folders:
+            (folder / name).mkdir()
+        worker = worker_command or (sys.executable, str(FAKES / "page_engine.py"), "{outputs}")
+        settings = {
+            "config": folders | (config or {}),
+            "worker": [part.replace("{outputs}", folders["outputs"]) for part in worker],
+            "defaults": {"size": "256x192"} | (defaults or {}),
+        }
+        server = _launch(program, settings)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        end(server)
+
+
+def _launch(program: Sequence[str], settings: dict[str, Any]) -> PageServer:
+    process = subprocess.Popen(
+        [*program, json.dumps(settings)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=lambda: lines.put(process.stdout.readline() if process.stdout else ""), daemon=True).start()
+    try:
+        url = lines.get(timeout=START_SECONDS).strip()
+    except queue.Empty:
+        url = ""
+    if not url.startswith("http://"):
+        process.kill()
+        pytest.fail(f"the page process did not answer within {START_SECONDS} s")
+    return PageServer(url, Path(settings["config"]["outputs"]), process, settings)
+
+
+def restart(server: PageServer, program: Sequence[str] = (sys.executable, str(FAKES / "page_process.py"))) -> None:
+    """Kill the page process as a crash would and start it anew on the same folders and port."""
+    end(server)
+    server.settings["config"]["port"] = int(server.url.rstrip("/").rpartition(":")[2])
+    fresh = _launch(program, server.settings)
+    server.process, server.url = fresh.process, fresh.url
+
+
+def end(server: PageServer) -> None:
+    """Kill a page process; its worker ends because its input does."""
+    server.process.kill()
+    server.process.wait()
+    for pipe in (server.process.stdin, server.process.stdout):
+        if pipe:
+            pipe.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium that cannot reach anything but 127.0.0.1."""
+    path = os.environ.get("FOOOCUS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        path = None
+    if path is None:
+        reason = "the browser tests need chromium and the Python package playwright"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visitor:
+    """One person: a browser context with a page. ``requests`` logs every address asked for, ``errors`` what broke."""
+
+    context: Any
+    page: Any
+    url: str
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def open(self) -> None:
+        """Open the page and wait until it can be typed in."""
+        self.page.goto(self.url)
+        self.page.wait_for_selector("#field-prompt textarea")
+        self.page.wait_for_selector("#stage .stage")
+
+    def type_prompt(self, text: str) -> None:
+        """Type a prompt."""
+        self.page.fill("#field-prompt textarea", text)
+
+    def generate(self, text: str) -> None:
+        """Type a prompt and press Enter."""
+        self.type_prompt(text)
+        self.page.press("#field-prompt textarea", "Enter")
+
+    def wait_phase(self, phase: str, seconds: float = 20.0) -> None:
+        """Wait until the stage shows ``phase``."""
+        self.page.wait_for_selector(f'#stage .stage[data-phase="{phase}"]', timeout=seconds * 1000)
+
+    def wait_step(self, step: int, picture: int = 1) -> None:
+        """Wait until a running job has done ``step`` steps of ``picture``, or more."""
+        self.page.wait_for_function(
+            """([step, picture]) => {
+              const words = document.querySelector("#stage .count")?.textContent ?? ""
+              const [at, now] = [/picture (\\d+)/, /step (\\d+)/].map((pattern) => Number(words.match(pattern)?.[1] ?? 0))
+              return (at || 1) > picture || ((at || 1) === picture && now >= step)
+            }""",
+            arg=[step, picture],
+        )
+
+    def open_advanced(self, tab: str | None = None) -> None:
+        """Open the advanced column, at one of its tabs if asked."""
+        self.page.check("#advanced-switch input")
+        self.page.wait_for_selector("#advanced", state="visible")
+        if tab:
+            self.page.get_by_role("tab", name=tab).click()
+
+    def set_count(self, count: int) -> None:
+        """Ask for several pictures."""
+        self.open_advanced("Settings")
+        self.page.fill("#field-count input[type=number]", str(count))
+        self.page.press("#field-count input[type=number]", "Tab")
+
+    def shoot(self, name: str) -> None:
+        """Write a screenshot for people to look at."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+Visit = Callable[..., Visitor]
+
+
+@pytest.fixture
+def visit(chromium: Any) -> Iterator[Visit]:
+    """Return a function that opens a new browser context at an address; afterwards nothing may have broken in it."""
+    visitors: list[Visitor] = []
+
+    def begin(url: str, *, width: int = 1440, height: int = 900, theme: str = "light", **options: Any) -> Visitor:
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=theme, **options)
+        context.set_default_timeout(20_000)
+        visitor = Visitor(context, context.new_page(), url)
+        visitor.page.on("request", lambda request: visitor.requests.append(request.url))
+        visitor.page.on("pageerror", lambda error: visitor.errors.append(str(error)))
+        visitor.page.on("dialog", lambda dialog: (visitor.errors.append("dialog: " + dialog.message), dialog.dismiss()))
+        visitors.append(visitor)
+        visitor.open()
+        return visitor
+
+    yield begin
+    for visitor in visitors:
+        visitor.context.close()
+        assert visitor.errors == []

@@ -1,0 +1,289 @@
+"""The page as a person meets it: a real browser, a real server process, a worker with a fake engine."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import PageServer, StartPage, Visit, Visitor, restart
+
+
+@pytest.fixture(scope="module")
+def server(page_server: StartPage) -> PageServer:
+    return page_server()
+
+
+def fraction(visitor: Visitor) -> float:
+    style = visitor.page.get_attribute("#stage .bar i", "style")
+    return float(re.findall(r"[\d.]+", style)[0])
+
+
+def job(visitor: Visitor) -> str:
+    return str(visitor.page.get_attribute("#stage .stage", "data-job"))
+
+
+def test_from_a_sentence_to_a_picture_on_disk(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    assert visitor.page.inner_text(".empty p") == "What would you like to see?"
+    visitor.generate("slow lighthouse in rain")
+    visitor.wait_phase("running")
+    seen: list[float] = []
+    frames: set[str] = set()
+    titles: set[str] = set()
+    while visitor.page.get_attribute("#stage .stage", "data-phase") == "running" and len(seen) < 60:
+        seen.append(visitor.page.evaluate("parseFloat(document.querySelector('#stage .bar i')?.style.width ?? 'NaN')"))
+        frames.add(visitor.page.evaluate("document.querySelector('#stage .frame img')?.getAttribute('src') ?? ''"))
+        titles.add(visitor.page.title())
+        time.sleep(0.05)
+    visitor.wait_phase("finished")
+    moved = [value for value in seen if value == value]  # the last look may find the bar gone: NaN
+    assert moved == sorted(moved) and len(set(moved)) > 10
+    assert len([frame for frame in frames if frame.startswith("/preview/")]) > 5
+    assert any(re.fullmatch(r"\d+ % – slow lighthouse in rain", title) for title in titles)
+    visitor.page.wait_for_function("document.querySelector('#stage .frame img').naturalWidth === 256")
+    assert visitor.page.title() == "Done – slow lighthouse in rain"
+    saved = server.pictures()[-1]
+    assert b"slow lighthouse in rain" in saved.read_bytes()
+    seed = visitor.page.inner_text(".caption .seed")
+    assert saved.stem.endswith(f"_{seed}")
+    with visitor.page.expect_download() as download:
+        visitor.page.click(".caption .save")
+    assert download.value.path().read_bytes() == saved.read_bytes()
+    assert visitor.page.is_visible("#go")
+
+
+def test_the_button_does_what_enter_does_and_shift_enter_makes_a_line(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.type_prompt("first line")
+    visitor.page.press("#field-prompt textarea", "End")
+    visitor.page.press("#field-prompt textarea", "Shift+Enter")
+    visitor.page.type("#field-prompt textarea", "second")
+    assert visitor.page.input_value("#field-prompt textarea") == "first line\nsecond"
+    visitor.page.wait_for_timeout(300)
+    assert visitor.page.get_attribute("#stage .stage", "data-phase") == "empty"
+    visitor.page.click("#go")
+    visitor.wait_phase("finished")
+    assert b"first line\\nsecond" in server.pictures()[-1].read_bytes()
+
+
+def test_an_example_fills_the_prompt(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    words = visitor.page.inner_text(".examples button >> nth=1")
+    visitor.page.click(".examples button >> nth=1")
+    assert visitor.page.input_value("#field-prompt textarea") == words
+    visitor.page.keyboard.press("Enter")
+    visitor.wait_phase("finished")
+    assert words.encode() in server.pictures()[-1].read_bytes()
+
+
+def test_stop_ends_the_job_and_the_next_one_works(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.generate("slow one to stop")
+    visitor.wait_step(3)
+    visitor.page.click("#stop")
+    begun = time.monotonic()
+    visitor.wait_phase("cancelled")
+    assert time.monotonic() - begun < 2
+    assert visitor.page.is_visible("#go") and not visitor.page.is_visible("#stop")
+    visitor.generate("after the stop")
+    visitor.wait_phase("finished")
+
+
+def test_skip_goes_on_with_the_next_picture(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.set_count(3)
+    visitor.generate("slow three")
+    visitor.wait_step(4)
+    visitor.page.click("#skip")
+    visitor.wait_step(3, picture=2)
+    visitor.page.click("#skip")
+    visitor.wait_phase("finished")
+    assert visitor.page.locator(".strip button").count() <= 1
+    assert b"slow three" in server.pictures()[-1].read_bytes()
+
+
+def test_the_strip_chooses_the_large_picture(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.set_count(3)
+    visitor.generate("three pictures")
+    visitor.wait_phase("finished")
+    assert visitor.page.locator(".strip button").count() == 3
+    seeds = []
+    for number in (1, 2, 3):
+        visitor.page.click(f'.strip button[aria-label="Picture {number}"]')
+        seeds.append(int(visitor.page.inner_text(".caption .seed")))
+        shown = visitor.page.get_attribute(".frame img", "src")
+        assert shown == visitor.page.get_attribute(".caption .save", "href")
+        assert f"_{seeds[-1]}.png" in shown
+    assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2]
+    visitor.page.keyboard.press("ArrowLeft")
+    assert int(visitor.page.inner_text(".caption .seed")) == seeds[1]
+
+
+def test_an_error_is_a_sentence_with_a_remedy_and_the_next_job_works(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.generate("broken")
+    visitor.wait_phase("failed")
+    assert visitor.page.inner_text(".fault b") == "The card's memory ran out at 1152×896."
+    assert "Choose a smaller size" in visitor.page.inner_text(".fault span")
+    visitor.generate("works again")
+    visitor.wait_phase("finished")
+
+
+def test_a_killed_worker_leaves_a_page_that_makes_the_next_picture(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.generate("die")
+    visitor.wait_phase("failed", 30)
+    assert visitor.page.inner_text(".fault b")
+    visitor.generate("alive")
+    visitor.wait_phase("finished", 30)
+
+
+def test_an_invalid_size_answers_beside_its_field_and_makes_no_job(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.open_advanced("Settings")
+    visitor.page.fill("#field-size input", "1150x896")
+    visitor.page.get_by_role("tab", name="More").click()
+    before = len(server.pictures())
+    visitor.generate("never made")
+    visitor.page.wait_for_selector("#field-size.wrong", state="visible")
+    assert "Width 1150 is no multiple of 8. Try 1152." in visitor.page.inner_text("#field-size")
+    assert "Width 1150 is no multiple of 8." in visitor.page.inner_text("#problem")
+    assert visitor.page.get_attribute("#stage .stage", "data-phase") == "empty"
+    visitor.page.fill("#field-size input", "128x64")
+    visitor.generate("made now")
+    visitor.wait_phase("finished")
+    assert visitor.page.locator("#field-size.wrong").count() == 0
+    assert visitor.page.inner_text("#problem") == ""
+    assert len(server.pictures()) == before + 1
+
+
+def test_a_reload_in_mid_job_finds_it_again(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.open_advanced("Settings")
+    visitor.page.fill("#field-negative textarea", "blur and noise")
+    visitor.page.press("#field-negative textarea", "Tab")
+    visitor.generate("slow fox")
+    visitor.wait_step(5)
+    id, reached = job(visitor), fraction(visitor)
+    visitor.page.reload()
+    visitor.page.wait_for_selector("#stage .stage")
+    begun = time.monotonic()
+    visitor.wait_phase("running")
+    assert time.monotonic() - begun < 2
+    assert job(visitor) == id and fraction(visitor) >= reached
+    assert visitor.page.is_visible("#stop")
+    assert visitor.page.input_value("#field-prompt textarea") == "slow fox"
+    assert visitor.page.input_value("#field-negative textarea") == "blur and noise"
+    assert visitor.page.is_checked("#advanced-switch input")
+    visitor.wait_phase("finished")
+    visitor.page.reload()
+    visitor.wait_phase("finished")
+    assert job(visitor) == id
+
+
+def test_a_closed_tab_ends_nothing_and_a_new_one_finds_the_job(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.generate("slow closed")
+    visitor.wait_step(2)
+    id = job(visitor)
+    visitor.page.close()
+    visitor.page = visitor.context.new_page()
+    visitor.open()
+    visitor.wait_phase("running")
+    assert job(visitor) == id
+    visitor.wait_phase("finished")
+
+
+def test_two_people_do_not_see_each_other(server: PageServer, visit: Visit) -> None:
+    one, two = visit(server.url), visit(server.url)
+    one.generate("slow red")
+    one.wait_phase("running")
+    two.generate("blue")
+    two.wait_phase("waiting")
+    assert "Waiting, 1 ahead" in two.page.inner_text(".progress")
+    assert job(one) != job(two)
+    preview = one.page.evaluate("document.querySelector('.frame img')?.getAttribute('src') ?? ''") or f"/preview/{job(one)}"
+    assert two.page.evaluate("url => fetch(url).then(answer => answer.status)", preview) == 404
+    two.page.click("#stop")
+    two.wait_phase("cancelled")
+    assert one.page.get_attribute("#stage .stage", "data-phase") == "running"
+    one.wait_phase("finished")
+
+
+def test_enter_while_one_runs_adds_a_job_that_follows(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.generate("slow first")
+    visitor.wait_phase("running")
+    first = job(visitor)
+    visitor.generate("second of the queue")
+    visitor.page.wait_for_selector('.queue:has-text("1 waiting")')
+    assert job(visitor) == first
+    visitor.page.wait_for_selector('#stage .stage[data-title="Done – second of the queue"]')
+    assert job(visitor) != first
+
+
+def test_hostile_prompts_are_shown_as_text(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    for evil in ('<img src=x onerror="alert(1)">', "</section><script>alert(2)</script>", "${alert(3)} {{alert(4)}} `"):
+        visitor.generate(evil)
+        visitor.page.wait_for_function("t => document.title.includes(t) && document.title.startsWith('Done')", arg=evil[:20])
+    assert visitor.page.locator("#stage script").count() == 0
+
+
+def test_nothing_is_asked_of_anybody_else(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    for tab in ("Settings", "Styles", "Models", "More"):
+        visitor.open_advanced(tab)
+    visitor.generate("private")
+    visitor.wait_phase("finished")
+    visitor.page.reload()
+    visitor.wait_phase("finished")
+    foreign = [url for url in visitor.requests if not url.startswith((server.url, "data:", "blob:"))]
+    assert len(visitor.requests) > 20 and foreign == []
+
+
+def test_a_crashed_server_comes_back_and_finishes_the_job(page_server: StartPage, visit: Visit) -> None:
+    server = page_server()
+    visitor = visit(server.url)
+    visitor.generate("slow through the crash")
+    visitor.wait_step(3)
+    restart(server)
+    visitor.open()
+    visitor.wait_phase("finished", 30)
+    assert visitor.page.title() == "Done – slow through the crash"
+    assert len(server.pictures()) == 1
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1024, 1440])
+def test_the_main_states_fit_and_are_drawn(server: PageServer, visit: Visit, width: int, theme: str) -> None:
+    visitor = visit(server.url, width=width, height=740 if width < 768 else 900, theme=theme)
+    name = f"{width}-{theme}"
+
+    def look(state: str) -> None:
+        visitor.page.wait_for_timeout(200)
+        visitor.shoot(f"{name}-{state}")
+        overflow = visitor.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert overflow <= 0, f"{state}: {overflow} px too wide"
+        desk: dict[str, Any] = visitor.page.locator("#ask").bounding_box()
+        assert desk["y"] + desk["height"] <= visitor.page.viewport_size["height"], f"{state}: the prompt is out of sight"
+
+    look("empty")
+    visitor.set_count(3)
+    look("advanced")
+    visitor.page.uncheck("#advanced-switch input")
+    visitor.generate("slow sunset over the sea, a long sentence that goes on and on until it needs a second line")
+    visitor.page.wait_for_selector(".strip button")
+    look("running")
+    visitor.page.click("#stop")
+    visitor.wait_phase("cancelled")
+    visitor.generate("three quick ones")
+    visitor.page.wait_for_selector('#stage .stage[data-title="Done – three quick ones"]')
+    look("done")
+    visitor.generate("broken")
+    visitor.wait_phase("failed")
+    look("error")
