@@ -28,8 +28,8 @@ WORKER_ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTORCH_ENABLE_MPS_FALLBACK": "1",
-    # Threads that wait for each other sleep instead of spinning: on a processor that other programs use as well, spinning
-    # made a miniature picture take 54 to 69 s instead of 9 to 11 s (2 cores, load 5).
+    # Threads that wait for each other sleep instead of spinning: on a processor that other programs use as well,
+    # spinning made a miniature picture take 54 to 69 s instead of 9 to 11 s (2 cores, load 5).
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 PAGE_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

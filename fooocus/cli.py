@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import secrets
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from fooocus import events
 from fooocus.config import Config, load_config
 from fooocus.errors import FooocusError, RequestError
 from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Saved, Stage, Step
+from fooocus.prompt.library import Library, load_library
+from fooocus.prompt.plan import again, plan, with_seed
+from fooocus.prompt.presets import layered
 from fooocus.request import MAX_SEED, NONE, LoraUse, Request, parse_lora, parse_size
 
 EXIT_FAILED, EXIT_WRONG_USE, EXIT_STOPPED = 1, 2, 130
@@ -74,7 +78,8 @@ def _page(parsed: argparse.Namespace) -> int:
     def ready(url: str) -> None:
         print(f"The page is at {url} - close this window or press Ctrl+C to end.", flush=True)
 
-    app.run_page(_config(parsed), _request(parsed, Request()), ready)
+    config = _config(parsed)
+    app.run_page(config, _request(parsed, _beginning(parsed, load_library(config.styles_folder))), ready)
     return 0
 
 
@@ -86,9 +91,14 @@ def _generate(parsed: argparse.Namespace) -> int:
     if parsed.prompt is None:
         parsed.prompt = parsed.text
     config = _config(parsed)
-    request = _seeded(_request(parsed, _request_of(parsed.source) if parsed.source else Request()))
+    library = load_library(config.styles_folder)
+    for problem in library.problems:
+        print(problem, file=sys.stderr)
+    request = with_seed(_request(parsed, _beginning(parsed, library)), lambda: secrets.randbelow(MAX_SEED + 1))
     if parsed.dry_run:
-        return _dry_run(config, request)
+        recipes = plan(request, library.styles, library.lists)
+        print(json.dumps([recipe.to_json() for recipe in recipes], indent=2))
+        return 0
     codes: list[int] = []
     tell = _tell_json if parsed.json else _tell_words
 
@@ -107,24 +117,20 @@ def _generate(parsed: argparse.Namespace) -> int:
     return codes[-1]
 
 
-def _dry_run(config: Config, request: Request) -> int:
-    """Print the recipes instead of making them."""
-    from fooocus.prompt.plan import plan
-    from fooocus.prompt.styles import load_styles
+def _beginning(parsed: argparse.Namespace, library: Library) -> Request:
+    """Return what the options are put over: the settings inside a picture, a preset, or the defaults."""
+    if parsed.source and parsed.preset:
+        raise RequestError("preset", "Both --from and --preset are given.", "Choose one to begin with.")
+    if parsed.preset:
+        return layered(library.presets.find(parsed.preset).values)
+    if not parsed.source:
+        return Request()
+    from fooocus.images.metadata import read_recipe  # brings Pillow, which other commands do without
 
-    recipes = plan(request, load_styles(config.styles_folder))
-    print(json.dumps([recipe.to_json() for recipe in recipes], indent=2))
-    return 0
-
-
-def _request_of(picture: str) -> Request:
-    """Return the request that makes a picture of ours again."""
-    from fooocus.images.metadata import read_recipe
-
-    recipe = read_recipe(Path(picture))
+    recipe = read_recipe(Path(parsed.source))
     if recipe is None:
-        raise RequestError("from", f"{picture} carries no recipe.", "Choose a picture that this program saved.")
-    return recipe.to_request()
+        raise RequestError("from", f"{parsed.source} carries no recipe.", "Choose a picture that this program saved.")
+    return again(recipe, library.styles, library.lists)
 
 
 def _tell_json(event: Event) -> None:
@@ -158,7 +164,6 @@ def _generate_parser() -> argparse.ArgumentParser:
     _add_request_options(parser)
     _add_config_options(parser)
     parser.add_argument("--save-latents", metavar="FILE", help="also write the final latents, for inspection")
-    parser.add_argument("--from", dest="source", metavar="PICTURE", help="begin with the settings inside a picture")
     parser.add_argument("--dry-run", action="store_true", help="print the recipes as JSON and make no picture")
     parser.add_argument("--json", action="store_true", help="one line of JSON per event on standard output")
     return parser
@@ -176,6 +181,8 @@ def _page_parser() -> argparse.ArgumentParser:
 
 def _add_request_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to make")
+    group.add_argument("--from", dest="source", metavar="PICTURE", help="begin with the settings inside a picture")
+    group.add_argument("--preset", metavar="NAME", help="begin with a preset: default, quality, pocket or your own")
     for field in dataclasses.fields(Request):
         text = field.metadata["help"]
         if field.name in _REPEATED:
@@ -223,20 +230,14 @@ def _request(parsed: argparse.Namespace, begin: Request) -> Request:
     if "loras" in given:
         uses = (parse_lora(text) for text in given["loras"] if text.lower() != NONE)
         given["loras"] = tuple(LoraUse(_absolute(use.name), use.weight) for use in uses)
+    if parsed.preset and "base" in given:
+        begin = dataclasses.replace(begin, refiner=None, loras=None, vae=None, switch=None)  # another base's companions
     return dataclasses.replace(begin, **given)
 
 
 def _absolute(name: str) -> str:
     """Return the absolute path of a file that is there; anything else is a name for the catalogue."""
     return os.path.abspath(name) if os.path.isfile(name) else name
-
-
-def _seeded(request: Request) -> Request:
-    import secrets
-
-    from fooocus.prompt.plan import with_seed
-
-    return with_seed(request, lambda: secrets.randbelow(MAX_SEED + 1))
 
 
 def _argument(convert: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -71,7 +71,8 @@ def load_config(arguments: Mapping[str, Any], environment: Mapping[str, str], fi
             try:
                 merged[name] = _convert(fields[name], value)
             except ValueError as error:
-                problems.append(f"{origin}{name}: {error}")
+                shown = name.upper() if origin.startswith("environment") else name
+                problems.append(f"{origin}{shown}: {error}")
     config = Config(**merged)
     if config.listen and not config.password:
         problems.append("listen opens the page to the network and needs a password.")

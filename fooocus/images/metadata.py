@@ -27,6 +27,7 @@ from fooocus.request import LoraUse, Recipe
 Format = Literal["png", "jpeg", "webp"]
 LAYOUT = 1  # counts up when the record's layout changes
 QUALITY = 95  # of JPEG and WebP; the value that users of Fooocus know
+PNG_LEVEL = 4  # a tenth larger than the usual 6 in less than half of the time (53 against 133 ms for 1152x896)
 MAX_SEGMENT_BYTES = 65_000  # a JPEG segment holds 65,533, headers included
 _EXIF_FOLDER = 0x8769
 
@@ -52,7 +53,9 @@ def encode(
     """
     buffer = io.BytesIO()
     if format == "png":
-        image.save(buffer, "PNG", pnginfo=_png_info(recipe, hashes or {}) if metadata else None)
+        image.save(
+            buffer, "PNG", compress_level=PNG_LEVEL, pnginfo=_png_info(recipe, hashes or {}) if metadata else None
+        )
         return buffer.getvalue()
     blocks = _blocks(recipe, format, hashes or {}) if metadata else {}
     if format == "jpeg":

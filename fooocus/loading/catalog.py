@@ -30,13 +30,14 @@ class Catalog:
     def resolve(self, kind: ModelKind, name: str | Path) -> Path:
         """Find the file that a name or a path means.
 
-        A path to an existing file is taken as it is, from anywhere. Anything else is a name inside the folders of
+        An absolute path to something that exists is taken as it is. Anything else, a relative path too (names come
+        from prompts and strangers' pictures), is a name inside the folders of
         its kind: with or without ``.safetensors``, with or without its subfolder, and if nothing else fits, with other
         capitals. Raises :class:`fooocus.errors.MissingModel`, naming similar files, and
         :class:`fooocus.errors.ModelError` for a name that fits several files or leads out of the folders.
         """
         given = Path(name)
-        if os.path.isfile(given) or (given.is_absolute() and os.path.exists(given)):
+        if given.is_absolute() and os.path.exists(given):
             return given
         text = os.fspath(name).replace("\\", "/")
         parts = PurePosixPath(text).parts

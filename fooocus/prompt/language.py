@@ -170,14 +170,15 @@ def join(parts: Iterable[str]) -> str:
 
 
 def combinations(text: str, *, in_step: bool = False) -> int:
-    """Return how many different pictures the arrays of a text describe, 1 without arrays."""
-    lengths = [match[1].count(",") + 1 for match in _ARRAY.finditer(text)]
-    if in_step:
-        return max(lengths, default=1)
-    product = 1
-    for length in lengths:
-        product *= length
-    return product
+    """Return how many different pictures the arrays of a text describe, 1 without arrays; counting ends beyond
+    :data:`~fooocus.request.MAX_PICTURES`."""
+    count = 1
+    for match in _ARRAY.finditer(text):
+        length = match[1].count(",") + 1
+        count = max(count, length) if in_step else count * length
+        if count > MAX_PICTURES:
+            break
+    return count
 
 
 def flags(text: str) -> Iterator[Flag]:

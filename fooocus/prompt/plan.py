@@ -87,7 +87,7 @@ def _follow(request: Request) -> tuple[Request, Directions]:
     if directions.repeat == 0:
         count = combinations(text, in_step=directions.in_step)
         if count > MAX_PICTURES:
-            raise RequestError("count", f"The arrays make {count} pictures.", f"{MAX_PICTURES} is the most.")
+            raise RequestError("count", f"The arrays make over {MAX_PICTURES} pictures.", "Take some items out.")
     seed = request.seed if directions.seed is None else directions.seed
     negative = join((request.negative, *directions.negative))
     return dataclasses.replace(request, prompt=text, negative=negative, count=count, seed=seed), directions

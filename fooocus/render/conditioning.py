@@ -71,9 +71,9 @@ def sizes_at(recipe: Recipe, family: Family) -> SizesAt:
 def predictor(unet: nn.Module, prompts: Prompts, sizes: SizesAt, *, guided: bool, device: torch.device) -> Predict:
     """Return the function that denoisers call: (scaled x, timestep) -> outputs for prompt and negative prompt.
 
-    Both are asked in one network call where their texts can be brought to one length; in float32 on a processor that
-    changes no more than the last bits. Without guidance only the prompt is asked. The context tensors are made here,
-    once, so that the attention layers know them again in every step.
+    Both are asked in one network call where their texts can be brought to one length and the device has the memory;
+    in float32 on a processor that changes no more than the last bits. Without guidance only the prompt is asked. The
+    context tensors are made here, once, so that the attention layers know them again in every step.
     """
     dtype = next(unet.parameters()).dtype
     matched = match_lengths(prompts.cond.context, prompts.uncond.context) if guided else None
@@ -92,17 +92,6 @@ def predictor(unet: nn.Module, prompts: Prompts, sizes: SizesAt, *, guided: bool
     def to_network(text: TextConditioning) -> tuple[Tensor, Tensor]:
         return text.context.to(device, dtype), text.pooled.to(device, dtype)
 
-    if matched is not None:
-        both = torch.cat(matched[::-1]).to(device, dtype)  # uncond first, as the original batches them
-        pooled_both = torch.cat([prompts.uncond.pooled, prompts.cond.pooled]).to(device, dtype)
-
-        def together(x: Tensor, timestep: float) -> tuple[Tensor, Tensor | None]:
-            positive, negative = sizes(timestep)
-            uncond, cond = call(x, timestep, both, pooled_both, [negative, positive]).chunk(2)
-            return cond, uncond
-
-        return together
-
     cond_inputs = to_network(prompts.cond)
     uncond_inputs = to_network(prompts.uncond) if guided else None
 
@@ -111,7 +100,25 @@ def predictor(unet: nn.Module, prompts: Prompts, sizes: SizesAt, *, guided: bool
         cond = call(x, timestep, *cond_inputs, [positive])
         return cond, None if uncond_inputs is None else call(x, timestep, *uncond_inputs, [negative])
 
-    return apart
+    if matched is None:
+        return apart
+    both = torch.cat(matched[::-1]).to(device, dtype)  # uncond first, as the original batches them
+    pooled = torch.cat([prompts.uncond.pooled, prompts.cond.pooled]).to(device, dtype)
+    fits = True
+
+    def together(x: Tensor, timestep: float) -> tuple[Tensor, Tensor | None]:
+        nonlocal fits
+        positive, negative = sizes(timestep)
+        if fits:
+            try:
+                uncond, cond = call(x, timestep, both, pooled, [negative, positive]).chunk(2)
+            except torch.OutOfMemoryError:
+                fits = False  # this card has no room for two at once, and will not have it in the next step either
+            else:
+                return cond, uncond
+        return apart(x, timestep)
+
+    return together
 
 
 def _ids(family: Family, values: Mapping[str, float]) -> list[float]:

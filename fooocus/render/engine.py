@@ -26,9 +26,10 @@ from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import noise_for, sample, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, State
-from fooocus.errors import FooocusError, RequestError
+from fooocus.errors import FooocusError, RequestError, StorageError
 from fooocus.events import Notice, Saved, Stage, StageName, Step
 from fooocus.families import attention
+from fooocus.images.log import append_to_log
 from fooocus.images.metadata import encode, read_recipe, without_folders
 from fooocus.images.store import picture_path, save_picture
 from fooocus.jobs.worker import Control, Emit, WorkItem
@@ -37,8 +38,8 @@ from fooocus.loading.checkpoint import Role
 from fooocus.loading.device import choose_device
 from fooocus.loading.embeddings import Embeddings, EncoderKind
 from fooocus.loading.memory import Memory
+from fooocus.prompt.library import load_library
 from fooocus.prompt.plan import plan
-from fooocus.prompt.styles import load_styles
 from fooocus.render.conditioning import Prompts, predictor, sizes_at
 from fooocus.render.interrupt import interruptible
 from fooocus.render.latents import decode
@@ -114,7 +115,7 @@ class Engine:
 
     def run(self, job: WorkItem, emit: Emit, control: Control) -> None:
         """Make every picture of a job that is not saved yet; raises what should end the job."""
-        recipes = plan(Request.from_json(job.request), load_styles(self._config.styles_folder))
+        recipes = self._plan(Request.from_json(job.request))
         done = {saved.picture for saved in job.saved}
         latents: dict[int, Tensor] = {}
         told: set[str] = set()
@@ -136,6 +137,7 @@ class Engine:
                 continue
             watch.stage("saving")
             path = save_picture(path, encode(rendered.image, recipe, "png"))
+            self._log(path, recipe, watch)
             latents[number] = rendered.latents
             self._save_latents(list(latents.values()))
             emit(Saved(number, len(recipes), str(path), recipe.seed))
@@ -153,7 +155,7 @@ class Engine:
         if self._device.device.type == "cpu":
             return
         request = dataclasses.replace(Request.from_json(values["request"]), seed=0, count=1)
-        files = self._find(plan(request, load_styles(self._config.styles_folder))[0])
+        files = self._find(self._plan(request)[0])
         self._memory.prepare(files.base, "base", files.loras)
 
     @torch.no_grad()
@@ -189,6 +191,17 @@ class Engine:
         latents = state.x.cpu() / architecture.latent_scale
         with self._memory.use_vae(files.base, files.vae) as vae, interruptible(vae, watch.check):
             return Rendered(decode(vae, latents), latents)
+
+    def _plan(self, request: Request) -> tuple[Recipe, ...]:
+        library = load_library(self._config.styles_folder)
+        return plan(request, library.styles, library.lists)
+
+    def _log(self, path: Path, recipe: Recipe, watch: Watch) -> None:
+        """Enter a saved picture in its day's page; a page that cannot be written must not cost the picture."""
+        try:
+            append_to_log(path, recipe)
+        except StorageError as error:
+            watch.notice(str(error))
 
     def _find(self, recipe: Recipe) -> Files:
         return Files(

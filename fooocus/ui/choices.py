@@ -92,5 +92,3 @@ def _named(row: Row, defaults: Request) -> Sequence[str]:
 
 def _with(names: Sequence[str], extra: Sequence[str]) -> list[str]:
     return [*names, *(name for name in extra if name not in names)]
-
-

@@ -46,7 +46,7 @@ def restorable(controls: dict[str, Any], config: Config, defaults: Request) -> d
     known = initial(defaults)
     kept: dict[str, Any] = {}
     for name, value in controls.items():
-        if name not in known or isinstance(value, list | dict) and row_of(name).kind != "styles":
+        if name not in known or (isinstance(value, list | dict) and row_of(name).kind != "styles"):
             continue
         row = row_of(name)
         if row.kind in ("text", "whole", "size"):  # what was typed comes back as it was, right or wrong
@@ -64,7 +64,9 @@ def _fits(name: str, row: Row, value: Any, known: dict[str, Any], config: Config
         return isinstance(value, bool)
     if row.kind in ("model", "loras", "styles", "choice", "pills"):
         offered = {stands_for for _, stands_for in choices(row, config, defaults)}
-        return all(isinstance(item, str) and item in offered for item in (value if isinstance(value, list) else [value]))
+        return all(
+            isinstance(item, str) and item in offered for item in (value if isinstance(value, list) else [value])
+        )
     try:
         to_request(gather(known | {name: value}), defaults)
     except RequestError:
@@ -108,10 +110,17 @@ def _size(row: Row, defaults: Request) -> Controls:
         label=row.label,
         elem_id="shapes",
     )
-    box = gr.Textbox(value=size, label=row.help, show_label=False, info=row.help, max_lines=1, elem_id=f"field-{row.name}")
+    box = gr.Textbox(
+        value=size, label=row.help, show_label=False, info=row.help, max_lines=1, elem_id=f"field-{row.name}"
+    )
     shapes.input(None, shapes, box, js="shape => shape")
     known = [size for _, size in SHAPES]
-    box.change(None, box, shapes, js=f"size => {known!r}.includes(size.replace(/\\s|[×*]/g, c => c.trim() ? 'x' : '')) ? size : null")
+    box.change(
+        None,
+        box,
+        shapes,
+        js=f"size => {known!r}.includes(size.replace(/\\s|[×*]/g, c => c.trim() ? 'x' : '')) ? size : null",
+    )
     return {row.name: box}
 
 
@@ -130,9 +139,13 @@ def _loras(row: Row, config: Config, defaults: Request) -> Controls:
                         offered, value=values[f"loras.{i}.name"], label=f"LoRA {i}", interactive=True, min_width=120
                     )
                     made[f"loras.{i}.weight"] = gr.Slider(
-                        low, high, value=values[f"loras.{i}.weight"], step=0.05, label="Weight", buttons=[], min_width=100
+                        low,
+                        high,
+                        value=values[f"loras.{i}.weight"],
+                        step=0.05,
+                        label="Weight",
+                        buttons=[],
+                        min_width=100,
                     )
     own.change(None, own, None, js="own => { document.body.classList.toggle('own-loras', own) }")
     return made
-
-

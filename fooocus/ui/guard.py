@@ -101,7 +101,9 @@ class Guard:
             return
         cookie = None
         if owner_of(headers.get("cookie", "")) is None and scope["path"] == "/":
-            cookie = f"{OWNER_COOKIE}={secrets.token_urlsafe(18)}; Path=/; Max-Age={OWNER_SECONDS}; HttpOnly; SameSite=Lax"
+            cookie = (
+                f"{OWNER_COOKIE}={secrets.token_urlsafe(18)}; Path=/; Max-Age={OWNER_SECONDS}; HttpOnly; SameSite=Lax"
+            )
         await self._app(scope, receive, _with_headers(send, cookie))
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> int:

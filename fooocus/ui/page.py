@@ -59,7 +59,9 @@ class Page:
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
             with gr.Row(elem_id="room"):
                 with gr.Column(elem_id="main"):
-                    self._stage = gr.HTML(views.stage(View()), elem_id="stage", apply_default_css=False, js_on_load=None)
+                    self._stage = gr.HTML(
+                        views.stage(View()), elem_id="stage", apply_default_css=False, js_on_load=None
+                    )
                     self._build_desk()
                 with gr.Column(elem_id="advanced"), gr.Tabs(elem_id="tabs") as self._tabs:
                     for group, title in TABS:

@@ -139,14 +139,18 @@ def _outcome(view: View) -> str:
     words = ""
     if view.phase == "failed":
         words = (
-            '<div class="fault" role="alert">'
-            f"<b>{escape(view.sentence)}</b><span>{escape(view.remedy)}</span></div>"
+            f'<div class="fault" role="alert"><b>{escape(view.sentence)}</b><span>{escape(view.remedy)}</span></div>'
         )
     elif view.phase == "cancelled":
         words = '<div class="fault quiet" role="status"><span>Stopped.</span></div>'
     if chosen is None:
         return f'<div class="empty">{words or "<p>No picture was made.</p>"}</div>'
-    return _frame(view, _image(view, chosen), "done") + _strip(view.saved, chosen, len(view.saved)) + _caption(chosen) + words
+    return (
+        _frame(view, _image(view, chosen), "done")
+        + _strip(view.saved, chosen, len(view.saved))
+        + _caption(chosen)
+        + words
+    )
 
 
 def _image(view: View, picture: Picture) -> str:

@@ -38,7 +38,9 @@ class PageEngine(fake_engine.FakeEngine):
         time.sleep(0.1)
         emit(Stage("reading", 1, count))
         if "broken" in prompt:
-            raise RenderError("The card's memory ran out at 1152×896.", "Choose a smaller size, or close other programs.")
+            raise RenderError(
+                "The card's memory ran out at 1152×896.", "Choose a smaller size, or close other programs."
+            )
 
         def say(event: Event) -> None:
             if isinstance(event, Step):
@@ -54,7 +56,10 @@ def forming(size: tuple[int, int], done: float) -> bytes:
     """Return a JPEG of a sunset of ``size`` / 8 pixels that comes out of noise as ``done`` goes from 0 to 1."""
     width, height = max(8, size[0] // 8), max(8, size[1] // 8)
     sky = Image.linear_gradient("L").resize((width, height))
-    picture = Image.merge("RGB", (sky.point(lambda v: 60 + v * 2 // 3), sky.point(lambda v: 40 + v // 3), sky.point(lambda v: 120 - v // 4)))
+    picture = Image.merge(
+        "RGB",
+        (sky.point(lambda v: 60 + v * 2 // 3), sky.point(lambda v: 40 + v // 3), sky.point(lambda v: 120 - v // 4)),
+    )
     noise = Image.merge("RGB", [Image.effect_noise((width, height), 90) for _ in range(3)])
     buffer = io.BytesIO()
     Image.blend(noise, picture, done).save(buffer, "JPEG", quality=80)

@@ -113,6 +113,7 @@ def test_quality_and_raw() -> None:
         ("a __nope__", "prompt"),
         ("a __loop__", "prompt"),
         ("a --repeat all " + "[[a,b]] " * 10, "count"),
+        ("a --repeat all " + "[[a,b]] " * 20_000, "count"),
     ],
 )
 def test_what_is_malformed_is_refused_with_its_field(prompt: str, field: str) -> None:

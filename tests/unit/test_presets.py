@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fooocus.errors import RequestError
+from fooocus.prompt.library import Library, load_library
 from fooocus.prompt.plan import plan
 from fooocus.prompt.presets import Preset, layered, load_presets
 from fooocus.prompt.styles import load_styles
@@ -76,3 +77,16 @@ def test_bad_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="good") as caught:
         presets.find("god")
     assert caught.value.field == "preset"
+
+
+def test_the_library_is_the_whole_folder(tmp_path: Path) -> None:
+    library = load_library(STYLES)
+    assert library.problems == ()
+    assert "cinematic-default" in library.styles.names
+    assert "animal" in library.lists.names
+    assert library.presets == PRESETS
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
+    (tmp_path / "wildcards").mkdir()
+    (tmp_path / "wildcards" / "empty.txt").write_text("", encoding="utf-8")
+    assert len(load_library(tmp_path).problems) == 2
+    assert load_library(tmp_path / "nowhere") == Library()

@@ -49,7 +49,12 @@ def test_each_step_moves_the_bar() -> None:
 
 any_event = st.one_of(
     st.builds(Queued, st.integers(0, 9)),
-    st.builds(Stage, st.sampled_from(["starting", "loading", "reading", "sampling", "refining", "decoding", "saving"]), st.integers(1, 3), st.just(3)),
+    st.builds(
+        Stage,
+        st.sampled_from(["starting", "loading", "reading", "sampling", "refining", "decoding", "saving"]),
+        st.integers(1, 3),
+        st.just(3),
+    ),
     st.builds(Step, st.integers(1, 3), st.just(3), st.integers(1, 5), st.just(5), st.just(b"j")),
     st.builds(Saved, st.integers(1, 3), st.just(3), st.just("/out/2026-01-02/x.png"), st.just(1)),
     st.builds(Notice, st.text()),

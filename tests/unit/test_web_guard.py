@@ -47,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path, **settings: Any) -> Guard:
-    config = Config(models=folder / "m", styles_folder=folder / "s", outputs=folder / "outputs", data=folder, **settings)
+    config = Config(
+        models=folder / "m", styles_folder=folder / "s", outputs=folder / "outputs", data=folder, **settings
+    )
     return build_app(config, FakeJobs(), Request(), port=PORT, wrong_try_seconds=0.01)  # type: ignore[arg-type]
 
 
@@ -202,7 +204,9 @@ def test_a_link_from_elsewhere_still_opens_the_page(client: TestClient) -> None:
     assert client.get("/", headers={"origin": "https://evil.com"}).status_code == 403
 
 
-@pytest.mark.parametrize("path", ["/", "/config", "/pictures/2026-01-02/a.png", "/ui/page.js", "/nothing", "/theme.css"])
+@pytest.mark.parametrize(
+    "path", ["/", "/config", "/pictures/2026-01-02/a.png", "/ui/page.js", "/nothing", "/theme.css"]
+)
 def test_every_answer_carries_the_headers(client: TestClient, path: str) -> None:
     answer = client.get(path)
     for name, value in HEADERS:
@@ -253,11 +257,38 @@ def test_nothing_but_pictures_of_a_day_is_served(client: TestClient, path: str) 
 
 
 def test_crooked_paths_read_nothing(client: TestClient) -> None:
-    parts = ["..", ".", "2026-01-02", "2026-01-03", "secret.png", "a.png", "%2e%2e", "..%2f", "%5c", "//", "pictures", "ui"]
-    parts += ["gradio_api", "file=", "assets", "static", "%00", "etc", "passwd", "jobs.sqlite", "a.html", "~", "link.png"]
+    parts = [
+        "..",
+        ".",
+        "2026-01-02",
+        "2026-01-03",
+        "secret.png",
+        "a.png",
+        "%2e%2e",
+        "..%2f",
+        "%5c",
+        "//",
+        "pictures",
+        "ui",
+    ]
+    parts += [
+        "gradio_api",
+        "file=",
+        "assets",
+        "static",
+        "%00",
+        "etc",
+        "passwd",
+        "jobs.sqlite",
+        "a.html",
+        "~",
+        "link.png",
+    ]
     draw = random.Random(1)
     for _ in range(500):
-        path = draw.choice(["/pictures/", "/ui/", "/assets/", "/static/", "/x"]) + "/".join(draw.choices(parts, k=draw.randint(1, 6)))
+        path = draw.choice(["/pictures/", "/ui/", "/assets/", "/static/", "/x"]) + "/".join(
+            draw.choices(parts, k=draw.randint(1, 6))
+        )
         content = client.get(path).content
         assert SECRET not in content and b"root:x" not in content, path
 
