@@ -5,7 +5,7 @@ Only names found here are accepted from the page; a name is never joined to a pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fooocus.config import Config
@@ -25,7 +25,7 @@ SHAPES: tuple[tuple[str, str], ...] = (
     ("2:3", "832x1216"),
     ("9:16", "768x1344"),
 )
-_SHOWN = {
+_SHOWN: Mapping[str, str] = {
     "speed": "Speed · 30 steps",
     "quality": "Quality · 60 steps",
     "dpmpp_2m_sde": "DPM++ 2M SDE",

@@ -69,7 +69,7 @@ METADATA: Mapping[str, Mapping[str, Any]] = {field.name: field.metadata for fiel
 
 
 def to_request(values: Mapping[str, Any], defaults: Request) -> Request:
-    """Turn the controls' values, by field name, into a complete request; what is not in ``values`` is as in ``defaults``.
+    """Turn the controls' values, by field name, into a complete request; what is not there is as in ``defaults``.
 
     A seed that was left empty is drawn here, so that the stored request is the whole truth. Raises
     :class:`~fooocus.errors.RequestError` naming the field.

@@ -22,7 +22,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
@@ -213,7 +213,7 @@ def _basic_password(header: str) -> bytes | None:
         return b""
 
 
-_WORDS = {
+_WORDS: Mapping[int, str] = {
     400: "This page answers only under its own address.",
     401: "Please log in.",
     403: "Another site may not do this.",

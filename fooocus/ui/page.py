@@ -24,12 +24,17 @@ from fooocus.request import Request
 from fooocus.ui import views
 from fooocus.ui.choices import choices
 from fooocus.ui.controls import build_group, restorable, row_of
-from fooocus.ui.fields import BY_NAME, gather, to_request
+from fooocus.ui.fields import BY_NAME, Group, gather, to_request
 from fooocus.ui.guard import owner_of
 from fooocus.ui.stream import ACTIVE, View, Watcher
 
 TITLE = "Fooocus"
-TABS = (("settings", "Settings"), ("styles", "Styles"), ("models", "Models"), ("more", "More"))
+TABS: tuple[tuple[Group, str], ...] = (
+    ("settings", "Settings"),
+    ("styles", "Styles"),
+    ("models", "Models"),
+    ("more", "More"),
+)
 _KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
 _LOOK_AT_WORKER_SECONDS = 0.5
 

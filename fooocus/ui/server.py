@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import uvicorn
@@ -27,12 +27,15 @@ STATIC = Path(__file__).resolve().parent / "static"
 PORTS_TRIED = 100
 GOODBYE_SECONDS = 1  # an open page holds its connection for ever; it is not waited for
 
-_MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
-_STATIC_MEDIA = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_MEDIA: Mapping[str, str] = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+_STATIC_MEDIA: Mapping[str, str] = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _PICTURE = re.compile(r"[\w-][\w.-]{0,199}\.(png|jpg|webp)", re.ASCII)
-_FILE_HEADERS = {"content-security-policy": "sandbox; default-src 'none'", "cache-control": "private, max-age=31536000"}
-_MANIFEST = {
+_FILE_HEADERS: Mapping[str, str] = {
+    "content-security-policy": "sandbox; default-src 'none'",
+    "cache-control": "private, max-age=31536000",
+}
+_MANIFEST: Mapping[str, object] = {
     "name": "Fooocus",
     "start_url": "/",
     "display": "standalone",

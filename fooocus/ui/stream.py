@@ -27,6 +27,8 @@ from fooocus.request import Request, parse_size
 Phase = Literal["empty", "waiting", "running", "finished", "failed", "cancelled"]
 ACTIVE: tuple[State, ...] = ("waiting", "running")
 
+_WAITING: tuple[State, ...] = ("waiting",)
+
 # How far a picture is when a stage begins, as a part of 1. On a warm model sampling is nearly all of the time; the
 # stages around it get just enough for the bar to be seen moving.
 _STAGE_BEGINS: Mapping[str, float] = {
@@ -138,9 +140,9 @@ def fold(view: View, event: Event, now: float, outputs: Path) -> View:
             view = change(view, pace=pace, stepped_at=now, preview=view.preview + bool(preview))
             return _advance(view, _STAGE_BEGINS["sampling"] + _SAMPLING_PART * step / max(steps, 1))
         case Saved(number, pictures, path, seed):
-            picture = Picture(number, picture_url(Path(path), outputs), seed)
-            others = tuple(old for old in view.saved if old.number != number)
-            saved = tuple(sorted((*others, picture), key=lambda one: one.number))
+            others = (old for old in view.saved if old.number != number)
+            newest = Picture(number, picture_url(Path(path), outputs), seed)
+            saved = tuple(sorted((*others, newest), key=lambda one: one.number))
             view = change(view, phase="running", picture=number, pictures=pictures, saved=saved, stepped_at=0.0)
             return _advance(view, 1.0)
         case Notice(text):
@@ -203,7 +205,7 @@ class Watcher:
         return list(self._jobs.jobs(owner, limit=1))
 
     async def watch(self, ids: Sequence[str], owner: str) -> AsyncIterator[View]:
-        """Yield views of the active jobs among ``ids``, one job after the other; of the last one when none is active."""
+        """Yield views of the active jobs among ``ids``, one after the other; of the last one when none is active."""
         mine = self.mine(ids, owner)
         for job in [job for job in mine if job.state in ACTIVE] or mine[-1:]:
             async for view in self._follow(job):
@@ -216,7 +218,8 @@ class Watcher:
         while True:
             wait = 0.0 if shown is None else _WAIT_SECONDS
             news, waiting = await anyio.to_thread.run_sync(self._look, job, last, wait, limiter=self._limiter)
-            for last, event in news:
+            for number, event in news:
+                last = number
                 if isinstance(event, Step) and event.preview:
                     self._previews.put(job.id, event.preview)
                 # Events of the past, read at once after a reload, tell nothing about the pace.
@@ -234,4 +237,4 @@ class Watcher:
     def _look(self, job: Job, after: int, wait: float) -> tuple[Sequence[tuple[int, Event]], int]:
         """Return the news of a job and how many other jobs of its owner wait. Blocks."""
         news = self._jobs.events(job.id, after, wait)
-        return news, sum(other.id != job.id for other in self._jobs.jobs(job.owner, ("waiting",)))
+        return news, sum(other.id != job.id for other in self._jobs.jobs(job.owner, _WAITING))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
 # name: (light, dark)
-COLOURS: dict[str, tuple[str, str]] = {
+COLOURS: Mapping[str, tuple[str, str]] = {
     "ground": ("#fafafa", "#0f1115"),
     "surface": ("#ffffff", "#171a21"),
     "line": ("#e4e7ee", "#262b36"),
@@ -18,7 +19,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "clear": ("transparent", "transparent"),
 }
 # Which of Gradio's variables take which colour.
-_USES: dict[str, str] = {
+_USES: Mapping[str, str] = {
     "body_background_fill": "ground",
     "body_text_color": "text",
     "body_text_color_subdued": "muted",

@@ -1,6 +1,6 @@
 """A real server process and a real headless Chromium for the browser tests.
 
-In continuous integration (``CI`` is set) a missing browser is a failure; on a person's machine it is a skip that says why.
+In continuous integration (``CI`` is set) a missing browser is a failure, on a person's machine a skip that says why.
 """
 
 from __future__ import annotations
@@ -175,8 +175,9 @@ class Visitor:
         self.page.wait_for_function(
             """([step, picture]) => {
               const words = document.querySelector("#stage .count")?.textContent ?? ""
-              const [at, now] = [/picture (\\d+)/, /step (\\d+)/].map((pattern) => Number(words.match(pattern)?.[1] ?? 0))
-              return (at || 1) > picture || ((at || 1) === picture && now >= step)
+              const number = (pattern) => Number(words.match(pattern)?.[1] ?? 0)
+              const [at, now] = [number(/picture (\\d+)/) || 1, number(/step (\\d+)/)]
+              return at > picture || (at === picture && now >= step)
             }""",
             arg=[step, picture],
         )

@@ -261,10 +261,16 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(page_server
     assert len(server.pictures()) == 1
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 768, 1024, 1440])
-def test_the_main_states_fit_and_are_drawn(server: PageServer, visit: Visit, width: int, theme: str) -> None:
-    visitor = visit(server.url, width=width, height=740 if width < 768 else 900, theme=theme)
+@pytest.fixture(scope="module")
+def large_server(page_server: StartPage) -> PageServer:
+    return page_server(defaults={"size": "1152x896"})
+
+
+@pytest.mark.parametrize(
+    ("width", "theme"), [(360, "light"), (360, "dark"), (768, "light"), (1024, "dark"), (1440, "light"), (1440, "dark")]
+)
+def test_the_main_states_fit_and_are_drawn(large_server: PageServer, visit: Visit, width: int, theme: str) -> None:
+    visitor = visit(large_server.url, width=width, height=740 if width < 768 else 900, theme=theme)
     name = f"{width}-{theme}"
 
     def look(state: str) -> None:
@@ -282,7 +288,7 @@ def test_the_main_states_fit_and_are_drawn(server: PageServer, visit: Visit, wid
     look("advanced")
     visitor.page.uncheck("#advanced-switch input")
     visitor.generate("slow sunset over the sea, a long sentence that goes on and on until it needs a second line")
-    visitor.page.wait_for_selector(".strip button")
+    visitor.wait_step(20)
     look("running")
     visitor.page.click("#stop")
     visitor.wait_phase("cancelled")

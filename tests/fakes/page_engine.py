@@ -1,7 +1,7 @@
 """The fake engine as the page's tests use it: words in the prompt choose speed and faults, previews look like pictures.
 
-``slow`` takes 0.15 s per step, ``broken`` raises a RenderError, ``die`` kills the worker at step 3. Everything else is as in
-:mod:`fake_engine`.
+``slow`` takes 30 steps of 0.1 s, ``broken`` raises a RenderError, ``die`` kills the worker at step 3. Everything else
+is as in :mod:`fake_engine`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class PageEngine(fake_engine.FakeEngine):
 
     def run(self, item: WorkItem, emit: Emit, control: Control) -> None:
         prompt = str(item.request["prompt"])
-        fake: dict[str, Any] = {"seconds": 0.15 if "slow" in prompt else 0.02, "steps": 30 if "slow" in prompt else 10}
+        fake: dict[str, Any] = {"seconds": 0.02, "steps": 10}
+        if "slow" in prompt:
+            fake = {"seconds": 0.1, "steps": 30}
         if "die" in prompt.split():
             fake["die_at"] = 3
         size = fake_engine._size(item.request)

@@ -1,7 +1,7 @@
 """A whole page process for the browser tests: queue, worker and server, without the composition root.
 
-``python page_process.py SETTINGS`` where SETTINGS is JSON: ``config`` (fields of Config), ``worker`` (the command of the
-worker process), ``defaults`` (fields of Request). Prints the address when the page answers; ends with the input.
+``python page_process.py SETTINGS`` where SETTINGS is JSON: ``config`` (fields of Config), ``worker`` (the command of
+the worker process), ``defaults`` (fields of Request). Prints the address when the page answers; ends with the input.
 """
 
 from __future__ import annotations

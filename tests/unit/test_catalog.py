@@ -79,12 +79,13 @@ def test_the_first_of_several_folders_wins(folder: Path) -> None:
     assert catalog.resolve("checkpoint", "other") == second / "other.safetensors"
 
 
-def test_a_path_to_a_file_is_taken_as_it_is(catalog: Catalog, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_an_absolute_path_is_taken_as_it_is(catalog: Catalog, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outside = folder.parent / "secret.safetensors"
     assert catalog.resolve("checkpoint", outside) == outside
     assert catalog.resolve("checkpoint", str(outside)) == outside
     monkeypatch.chdir(folder.parent)
-    assert catalog.resolve("checkpoint", "secret.safetensors") == Path("secret.safetensors")
+    with pytest.raises(MissingModel):  # a relative path may come from a prompt or from a stranger's picture
+        catalog.resolve("checkpoint", "secret.safetensors")
 
 
 def test_a_file_that_comes_later_is_found(catalog: Catalog, folder: Path) -> None:

@@ -1,0 +1,185 @@
+"""Where files come from: addresses, mirrors, tokens, and the one HTTP client that all of it goes through.
+
+Conventions are those of huggingface_hub: ``HF_ENDPOINT``, ``HF_TOKEN`` or a stored login, its address scheme, its cache
+folder. Its own requests are not used: it restarts at byte 0 after a break, and it refuses to ask while
+``HF_HUB_OFFLINE`` is set, which the page process does for the sake of the other libraries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+from fooocus.errors import ConfigError, StorageError
+from fooocus.models.catalogue import Entry
+from fooocus.models.troubles import DownloadError, HubBusy, HubLacksFile, HubRefuses, NoConnection, WrongAnswer
+
+HUB = "https://huggingface.co"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A hub or a mirror with the hub's address scheme. The token goes to the person's own hub and to no mirror."""
+
+    endpoint: str
+    token: str | None = dataclasses.field(default=None, repr=False)
+
+    def address(self, entry: Entry) -> str:
+        """Return the address of a file."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(entry.repository, entry.path, revision=entry.revision, endpoint=self.endpoint)
+
+    def headers(self) -> dict[str, str]:
+        """Return what is sent with each request."""
+        headers = {"User-Agent": "fooocus", "Accept-Encoding": "identity"}
+        return headers | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
+
+
+def sources(environment: Mapping[str, str], mirrors: Sequence[str] = ()) -> tuple[Source, ...]:
+    """Return the person's hub and then the mirrors, in the order in which they are tried.
+
+    Raises :class:`~fooocus.errors.ConfigError` for an address that is none.
+    """
+    from huggingface_hub import get_token
+
+    own = environment.get("HF_ENDPOINT", "").rstrip("/") or HUB
+    found = [Source(own, environment.get("HF_TOKEN") or get_token())]
+    found += [Source(mirror.rstrip("/")) for mirror in mirrors if mirror.rstrip("/") != own]
+    wrong = [source.endpoint for source in found if not re.match(r"https?://[^/\s]+", source.endpoint)]
+    if wrong:
+        raise ConfigError([f"{endpoint!r} is not the address of a hub." for endpoint in wrong])
+    return tuple(found)
+
+
+def hub_cache(environment: Mapping[str, str]) -> Path:
+    """Return the folder in which huggingface_hub keeps what other programs fetched."""
+    home = environment.get("HF_HOME") or str(Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return Path(environment.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def make_client(*, connect_seconds: float, stall_seconds: float) -> httpx.Client:
+    """Make the client; proxies come from the environment, certificates from httpx and from the system.
+
+    The system's are needed in offices whose proxy signs with its own. Raises :class:`~fooocus.errors.ConfigError`
+    where the proxy of the environment cannot be used.
+    """
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    timeout = httpx.Timeout(stall_seconds, connect=connect_seconds, pool=None)
+    try:
+        return httpx.Client(verify=context, timeout=timeout, follow_redirects=True, max_redirects=6)
+    except (ImportError, ValueError, httpx.HTTPError) as error:  # a SOCKS proxy, or an address that is none
+        raise ConfigError([f"the proxy set in the environment cannot be used: {error}."]) from error
+
+
+def complete(entry: Entry, tried: Sequence[Source], client: httpx.Client, pins: Path) -> Entry:
+    """Fill in the size and hash of an entry that has none: as pinned here before, or as the hub says now.
+
+    Raises a :class:`~fooocus.models.troubles.DownloadError` or :class:`~fooocus.errors.StorageError`.
+    """
+    if entry.sha256 is not None and entry.size_bytes is not None:
+        return entry
+    pinned = _read_pins(pins)
+    if entry.name not in pinned:
+        pinned[entry.name] = _ask(entry, tried, client)
+        _write_pins(pins, pinned)
+    told = pinned[entry.name]
+    return dataclasses.replace(
+        entry,
+        size_bytes=told["size_bytes"],
+        sha256=told["sha256"],
+        note=f"size and SHA-256 as {told['endpoint']} said at the first fetch, pinned since",
+    )
+
+
+def refusal(status: int, source: Source, entry: Entry) -> DownloadError | None:
+    """Put a status code into a sentence; None for an answer that is none of refusal."""
+    site, address = source.endpoint, source.address(entry)
+    match status:
+        case 401 | 403 | 407:
+            return HubRefuses(
+                f"{site} refuses {entry.name} ({status}).",
+                "Accept the licence on its page there and set HF_TOKEN to your token, or fetch it in a browser: "
+                + by_hand(entry, source),
+            )
+        case 404 | 410:
+            return HubLacksFile(
+                f"{site} has no {entry.name} at {address} ({status}).",
+                "The file was moved or withdrawn, or a mirror lacks it: try another mirror.",
+            )
+        case 429:
+            return HubBusy(f"{site} wants fewer requests for a while (429).", "Try again later.")
+        case _ if status >= 500:
+            return HubBusy(f"{site} has trouble of its own ({status}).", "Try again later.")
+        case _ if status not in (200, 206):
+            return WrongAnswer(f"{site} gave an answer that is not understood ({status}).", by_hand(entry, source))
+    return None
+
+
+def by_hand(entry: Entry, source: Source) -> str:
+    """Say how to get a file without this program."""
+    return f"open {source.address(entry)} and put the file into the folder of {entry.kind}s."
+
+
+def unreachable(error: Exception, source: Source, entry: Entry) -> NoConnection:
+    """Put a failed connection into a sentence."""
+    reason = str(error).strip() or type(error).__name__
+    return NoConnection(
+        f"There is no connection to {source.endpoint}: {reason[:120]}.",
+        "Check the network and the proxy; or, on another computer, " + by_hand(entry, source),
+    )
+
+
+def _ask(entry: Entry, tried: Sequence[Source], client: httpx.Client) -> dict[str, str | int]:
+    """Ask for size and hash: the hub's own answer, before it points to where the bytes are, has them."""
+    trouble: DownloadError | None = None
+    for source in tried:
+        try:
+            response = client.head(source.address(entry), headers=source.headers())
+        except httpx.HTTPError as error:
+            trouble = trouble or unreachable(error, source, entry)
+            continue
+        hops = [*response.history, response]
+        sha256 = next((digest for hop in hops if (digest := linked_hash(hop))), None)
+        size = next((int(text) for hop in hops if (text := hop.headers.get("X-Linked-Size", "")).isdigit()), None)
+        if sha256 and size:
+            return {"size_bytes": size, "sha256": sha256, "endpoint": source.endpoint}
+        trouble = trouble or refusal(response.status_code, source, entry)
+    raise trouble or WrongAnswer(
+        f"No hub says the SHA-256 of {entry.name}, so it could not be checked and is not fetched.",
+        by_hand(entry, tried[0]),
+    )
+
+
+def linked_hash(response: httpx.Response) -> str | None:
+    """Return the SHA-256 that a hub states for a large file, if it does."""
+    digest = response.headers.get("X-Linked-Etag", "").removeprefix("W/").strip('"').lower()
+    return digest if re.fullmatch(r"[0-9a-f]{64}", digest) else None
+
+
+def _read_pins(file: Path) -> dict[str, dict[str, str | int]]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        # Not forgotten in silence: a pin is there to notice that the hub's file was exchanged.
+        raise StorageError(f"{file} cannot be read: {error}.", "Delete it; the hub is then asked anew.") from error
+    return dict(values)
+
+
+def _write_pins(file: Path, pins: Mapping[str, object]) -> None:
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(pins, indent=2), encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        raise StorageError(f"{file} cannot be written: {error.strerror or error}.", "Check the data folder.") from error
