@@ -55,7 +55,7 @@ class Plan:
     """
 
     sizes: tuple[tuple[int, int], ...]
-    levels: Mapping[Level, float]
+    levels: dict[Level, float]
     pictures: int
     crop_px: int
     vae_widths: tuple[int, ...]
@@ -96,7 +96,7 @@ EIGHTH = dataclasses.replace(
     crop_px=64,
     vae_widths=(24, 32, 48, 64),
     stages={
-        "vae": Stage(4_000, 6, 1.5e-3),
+        "vae": Stage(5_000, 6, 1.5e-3),
         "text": Stage(500, 64, 2e-3),
         "base": Stage(3_000, 24, 1.2e-3),
         "refiner": Stage(800, 24, 1.2e-3),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -18,15 +17,16 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from fooocus.errors import Stopped
-from fooocus.models.troubles import FetchedElsewhere, FileTaken, disk_trouble
+from fooocus.models.digest import GrowingDigest
+from fooocus.models.filelock import FileLock
+from fooocus.models.troubles import FileTaken, disk_trouble
 
 SYNC_BYTES = 8_000_000  # what a kill may lose here; as much again may be on its way in the system's buffers
 SYNC_SECONDS = 10.0  # the same on a slow line
-_READ_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
 
 
@@ -108,7 +108,7 @@ def discard(target: Path) -> None:
     """
     state = beside(target, ".part.json")
     try:
-        with _Lock(beside(target, ".part.lock")):
+        with FileLock(beside(target, ".part.lock")):
             if State.read(state):
                 beside(target, ".part").unlink(missing_ok=True)
                 state.unlink(missing_ok=True)
@@ -130,12 +130,12 @@ class PartFile:
         self._file: BinaryIO | None = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _Lock(beside(target, ".part.lock"))
+            self._lock = FileLock(beside(target, ".part.lock"))
         except OSError as error:
             raise disk_trouble(target.parent, error, size_bytes) from error
         try:
             self._open()
-            self._digest = _GrowingDigest(self._path, self.received)
+            self._digest = GrowingDigest(self._path, self.received)
         except OSError as error:
             self.close()
             raise disk_trouble(target.parent, error, size_bytes) from error
@@ -167,7 +167,7 @@ class PartFile:
         except OSError as error:
             raise disk_trouble(self.target.parent, error, self.size_bytes) from error
         self.received = 0
-        self._digest = _GrowingDigest(self._path, 0)
+        self._digest = GrowingDigest(self._path, 0)
 
     def is_right(self, stop: threading.Event) -> bool:
         """Compare the SHA-256 of the whole file. Raises :class:`~fooocus.errors.Stopped` if ``stop`` comes first."""
@@ -243,133 +243,8 @@ def taken(path: Path) -> FileTaken:
     )
 
 
-class _GrowingDigest(threading.Thread):
-    """SHA-256 of a file that still grows, computed behind the writer; a continued part is read again meanwhile."""
-
-    def __init__(self, path: Path, available: int) -> None:
-        super().__init__(name=f"digest of {path.name}", daemon=True)
-        self._path, self._available, self._done = path, available, 0
-        self._hash = hashlib.sha256()
-        self._ended = False
-        self._error: OSError | None = None
-        self._changed = threading.Condition()
-        self.start()
-
-    def follow(self, available: int) -> None:
-        """Tell how far the file reaches now."""
-        with self._changed:
-            self._available = available
-            # Waking another thread for every few kB would cost more than hashing them.
-            if available - self._done >= _READ_BYTES:
-                self._changed.notify_all()
-
-    def result(self, stop: threading.Event) -> str:
-        """Wait for the hash of all there is. Raises :class:`~fooocus.errors.Stopped` or ``OSError``."""
-        with self._changed:
-            self._changed.notify_all()
-            while self._done < self._available and self._error is None:
-                if stop.is_set():
-                    raise Stopped("Stopped.")
-                self._changed.wait(0.1)
-        if self._error is not None:
-            raise disk_trouble(self._path.parent, self._error, 0)
-        return self._hash.hexdigest()
-
-    def end(self) -> None:
-        """Stop reading."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-        self.join()
-
-    def run(self) -> None:
-        """Read on whenever there is more."""
-        try:
-            with self._path.open("rb", buffering=0) as file:
-                while (wanted := self._wait()) > 0:
-                    data = file.read(min(wanted, _READ_BYTES))
-                    if not data:
-                        raise OSError(errno.EIO, "the file became shorter")
-                    self._hash.update(data)
-                    with self._changed:
-                        self._done += len(data)
-                        self._changed.notify_all()
-        except OSError as error:
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
-
-    def _wait(self) -> int:
-        with self._changed:
-            while not self._ended and self._done >= self._available:
-                self._changed.wait()
-            return 0 if self._ended else self._available - self._done
-
-
-class _Lock:
-    """A file locked by the system for as long as this process lives and holds it.
-
-    Raises :class:`FetchedElsewhere` at once if another holds it, ``OSError`` if the folder cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        while True:
-            self._file: BinaryIO = path.open("ab")
-            try:
-                _lock(self._file)
-            except (BlockingIOError, PermissionError) as error:
-                self._file.close()
-                raise FetchedElsewhere(
-                    f"Another process is fetching {path.name.removesuffix('.part.lock')}.",
-                    "Wait for it, or end it and press Resume.",
-                ) from error
-            except OSError as error:  # some network folders know no locks; one page per data folder is still certain
-                _log.warning("%s cannot be locked: %s", path, error)
-            # The holder before us may have removed the name while we waited at the door of its old file.
-            try:
-                if os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
-                    return
-            except FileNotFoundError:
-                _log.debug("%s was just released", path)
-            self._file.close()
-
-    def release(self) -> None:
-        """Let others in."""
-        if self._file.closed:
-            return
-        try:
-            if sys.platform != "win32":
-                self._path.unlink(missing_ok=True)
-            self._file.close()
-            if sys.platform == "win32":
-                self._path.unlink(missing_ok=True)
-        except OSError as error:  # it stays behind, empty and unlocked
-            _log.debug("%s stays: %s", self._path, error)
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def _lock(file: BinaryIO) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(0, os.SEEK_SET)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _retried(rename: object) -> None:
+def _retried(rename: Callable[[], None]) -> None:
     """Rename again for two seconds: a virus scanner holds fresh files for a moment on Windows."""
-    assert callable(rename)
     for pause in (0.1, 0.2, 0.4, 0.6, 0.8):
         try:
             rename()

@@ -122,9 +122,12 @@ def end(server: PageServer) -> None:
             pipe.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A headless Chromium that cannot reach anything but 127.0.0.1."""
+    """A headless Chromium that cannot reach anything but 127.0.0.1.
+
+    Closed after each module: playwright keeps an event loop running in this thread, beside which no other can run.
+    """
     path = os.environ.get("FOOOCUS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     try:
         from playwright.sync_api import sync_playwright
