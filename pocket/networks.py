@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LATENT_SCALE = 0.13025
 """SDXL's; the VAE's last convolution is rescaled until it holds (:func:`pocket.vae.standardise`)."""
 
-HEAD_WIDTH = 32
+HEAD_WIDTH = 16
 SIZE_WIDTH = 32
 """Width of each size id's sinusoid. SDXL's 256 would drown a pooled vector of 128."""
 
@@ -75,10 +75,10 @@ QUARTER = Plan(
     crop_px=128,
     vae_widths=(32, 48, 64, 96),
     vae_groups=1,
-    text_l_width=16,
+    text_l_width=8,
     text_g_width=48,
-    base=Unet((48, 80, 112), (0, 1, 2)),
-    refiner=Unet((32, 64, 64, 64), (0, 1, 1, 0)),
+    base=Unet((48, 64, 96), (0, 1, 2)),
+    refiner=Unet((32, 48, 48, 48), (0, 1, 1, 0)),
     unet_groups=8,
     stages={
         "vae": Stage(12_000, 64, 1.5e-3),
@@ -95,6 +95,8 @@ EIGHTH = dataclasses.replace(
     pictures=16_000,
     crop_px=64,
     vae_widths=(24, 32, 48, 64),
+    base=Unet((32, 64, 96), (0, 1, 2)),
+    unet_groups=4,
     stages={
         "vae": Stage(5_000, 6, 1.5e-3),
         "text": Stage(500, 64, 2e-3),

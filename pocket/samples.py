@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import get_context
 
 import numpy as np
+import torch
 from PIL import Image, ImageFilter
+from torch import Tensor
 
 from pocket.drawing import Frame, paint
 from pocket.world import Level, Scene, scene
 
 BLURRED, CROPPED = 0.25, 0.15  # how often a sample has a small original, or is cut at the top or left
-CAPTIONLESS_BACKGROUND = 0.1  # how often a caption leaves the background open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,12 @@ def samples(
 
 def _sample(job: tuple[Sequence[int], tuple[int, int], Level]) -> Sample:
     return sample(*job)
+
+
+def pictures(made: Sequence[Sample | np.ndarray]) -> Tensor:
+    """Turn samples, or pictures of uint8 (H, W, 3), into one tensor (B, 3, H, W), -1..1."""
+    stacked = torch.from_numpy(np.stack([one.picture if isinstance(one, Sample) else one for one in made]))
+    return (stacked.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def crop(rng: np.random.Generator, picture: np.ndarray, side: int) -> np.ndarray:

@@ -12,22 +12,16 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from pocket import vae as vae_start
-from pocket.networks import PLANS, Plan, Stage, make_vae
-from pocket.samples import crop, sample
-from pocket.training import Bench, OutOfTime, torch_dice, train
-from pocket.world import Level
-
-HELD_OUT = 1_000_000_000
-"""Seeds from here on are never trained on."""
+from pocket.latents import make_latents
+from pocket.networks import PLANS, Plan
+from pocket.stages import train_base, train_refiner, train_text, train_vae
+from pocket.training import Bench, OutOfTime
 
 
 def main() -> int:
@@ -37,7 +31,7 @@ def main() -> int:
     parsed.folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(parsed.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     until = math.inf if parsed.until is None else _next_time(parsed.until)
-    bench = Bench(parsed.folder, device, until, lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True))
+    bench = Bench(parsed.folder, device, parsed.workers, until, lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True))
     plan = PLANS[parsed.plan]
     given = dict(parsed.steps or [])
     plan = replace(plan, stages={k: replace(s, steps=given.get(k, s.steps)) for k, s in plan.stages.items()})
@@ -50,45 +44,13 @@ def main() -> int:
     return 0
 
 
-def pictures(arrays: list[np.ndarray], device: torch.device) -> Tensor:
-    """Turn uint8 pictures (H, W, 3) into one tensor (B, 3, H, W), -1..1."""
-    stacked = torch.from_numpy(np.stack(arrays)).to(device)
-    return (stacked.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-
-
-def train_vae(plan: Plan, bench: Bench) -> None:
-    """Train the VAE on crops of the whole world, whatever the base will see, so that it need not change later."""
-    torch.manual_seed(0)
-    vae = make_vae(plan).to(bench.device, memory_format=torch.channels_last)
-    vae_start.begin_with_colours(vae)
-    stage = plan.stages["vae"]
-
-    def loss_of(rng: np.random.Generator, progress: float) -> tuple[Tensor, float]:
-        size = plan.sizes[int(rng.integers(len(plan.sizes)))]
-        seeds = rng.integers(0, HELD_OUT, (stage.batch, 2)).tolist()
-        crops = [crop(rng, sample(seed, size, "all").picture, plan.crop_px) for seed in seeds]
-        value, square = vae_start.loss(vae, pictures(crops, bench.device), torch_dice(rng))
-        return value, float(square)
-
-    train("vae", {"vae": vae}, stage, bench, loss_of)
-    for level in plan.levels | {"all": 1.0}:
-        bench.say(f"vae: {psnr(vae, plan, bench, level):.2f} dB on held-out pictures, {level}")
-
-
-@torch.no_grad()
-def psnr(vae: torch.nn.Module, plan: Plan, bench: Bench, level: Level, count: int = 64) -> float:
-    """Return the mean peak signal-to-noise ratio of held-out pictures through the VAE, in dB."""
-    values = []
-    vae.eval()
-    for seed in range(count):
-        size = plan.sizes[seed % len(plan.sizes)]
-        shown = pictures([sample((HELD_OUT, seed), size, level, plainly=True).picture], bench.device)
-        seen = vae.decode(vae.encode(shown).latent_dist.mean).sample.clamp(-1, 1)
-        values.append(10 * math.log10(4 / max(float((seen - shown).pow(2).mean()), 1e-9)))
-    return float(np.mean(values))
-
-
-STAGES: Mapping[str, Callable[[Plan, Bench], None]] = {"vae": train_vae}
+STAGES: Mapping[str, Callable[[Plan, Bench], None]] = {
+    "vae": train_vae,
+    "latents": make_latents,
+    "text": train_text,
+    "base": train_base,
+    "refiner": train_refiner,
+}
 
 
 def _next_time(clock: str) -> float:
@@ -112,6 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", type=_steps, metavar="STAGE=N", help="other numbers of steps")
     parser.add_argument("--until", metavar="HH:MM", help="stop, with everything saved, at this time (UTC)")
     parser.add_argument("--device", help="cuda or cpu; left out: a graphics card where there is one")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw; 0: the training draws for itself")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads on a processor")
     return parser.parse_args()
 

@@ -17,22 +17,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from pocket.networks import Stage
 
 SEED = 20_26
-SAVE_SECONDS = 60.0
+SAVE_SECONDS, TELL_SECONDS = 60.0, 20.0
 WARM_UP = 100
 ANNEAL_FROM = 0.5  # of the steps; the learning rate falls from there along a cosine
 LAST_RATE = 0.02
 
 
+Draw = Callable[[np.random.Generator, float], tuple[Tensor, ...]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Where a training runs: its folder of files, the device, the time (of ``time.time``) to stop at, what to tell."""
+    """Where a training runs: its folder of files, the device, the processes that draw, the time (of ``time.time``) to
+    stop at, and how to tell."""
 
     folder: Path
     device: torch.device
+    workers: int
     until: float
     say: Callable[[str], None]
 
@@ -66,78 +72,127 @@ def train(
     modules: Mapping[str, nn.Module],
     stage: Stage,
     bench: Bench,
-    loss_of: Callable[[np.random.Generator, float], tuple[Tensor, float]],
+    draw: Draw,
+    loss_of: Callable[..., tuple[Tensor, Tensor]],
     *,
     slower: Mapping[str, float] | None = None,
 ) -> None:
-    """Train ``modules`` in place until ``stage.steps`` and leave their averaged weights in them.
+    """Train ``modules`` in place until ``stage.steps`` and leave their averaged weights in them, in eval mode.
 
-    ``loss_of(rng, progress)`` returns the loss and a number to tell; ``slower`` gives factors on the learning rate by
-    module. Resumes from the stage's file, saves to it every minute, at the end and before raising :class:`OutOfTime`.
+    ``draw(rng, progress)`` makes a step's tensors, on the processor and where ``bench.workers`` allows in processes of
+    its own; ``loss_of`` gets them on the device and returns the loss and a number to tell. ``slower`` gives factors on
+    the learning rate by module. Resumes from the stage's file, saves to it every minute, at the end and before raising
+    :class:`OutOfTime`.
     """
     groups = [
         {"params": [p for p in module.parameters() if p.requires_grad], "factor": (slower or {}).get(key, 1.0)}
         for key, module in modules.items()
     ]
     optimiser = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.99), weight_decay=0.01)
-    whole = nn.ModuleDict(dict(modules))
-    step, average = 0, {key: value.detach().clone() for key, value in whole.state_dict().items()}
-    if bench.path(name).exists():
-        kept = torch.load(bench.path(name), map_location=bench.device)
-        step, average = int(kept["step"]), kept["average"]
-        if not kept["done"]:
-            whole.load_state_dict(kept["weights"])
-            optimiser.load_state_dict(kept["optimiser"])
-        if kept["done"] or step >= stage.steps:
-            whole.load_state_dict(average)
-            return
-
-    def save(*, done: bool) -> None:
-        kept = {"step": step, "average": average, "done": done}
-        if not done:
-            kept |= {"weights": whole.state_dict(), "optimiser": optimiser.state_dict()}
-        part = bench.path(name).with_suffix(".part")
-        torch.save(kept, part)
-        os.replace(part, bench.path(name))
-
-    began = saved = told = time.time()
-    first, numbers = step, []
-    whole.train()
-    while step < stage.steps:
-        progress = step / stage.steps
+    run = _Run(name, nn.ModuleDict(dict(modules)), optimiser, bench)
+    if run.resume() or run.step >= stage.steps:
+        run.finish()
+        return
+    watch = _Watch(run.step, stage.steps, bench)
+    steps = DataLoader(_Steps(name, run.step, stage.steps, draw), batch_size=None, num_workers=bench.workers)
+    run.whole.train()
+    for tensors in steps:
         for group in optimiser.param_groups:
-            group["lr"] = stage.rate * group["factor"] * rate_at(progress, step)
-        loss, number = loss_of(dice(name, step), progress)
+            group["lr"] = stage.rate * group["factor"] * rate_at(run.step / stage.steps, run.step)
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.device.type == "cuda"):
+            loss, number = loss_of(*(tensor.to(bench.device, non_blocking=True) for tensor in tensors))
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(run.whole.parameters(), 1.0)
         optimiser.step()
-        step += 1
-        _follow(average, whole, step)
-        numbers.append(number)
+        run.advance()
+        if watch.look(name, run.step, number) or time.time() >= bench.until:
+            run.save(done=False)
+        if time.time() >= bench.until:
+            raise OutOfTime(f"{name} stopped at step {run.step} of {stage.steps}")
+    run.save(done=True)
+    run.finish()
+
+
+class _Steps(Dataset[tuple[Tensor, ...]]):
+    """The tensors of the steps that are left, by their place in the row."""
+
+    def __init__(self, name: str, first: int, steps: int, draw: Draw) -> None:
+        self._name, self._first, self._steps, self._draw = name, first, steps, draw
+
+    def __len__(self) -> int:
+        return self._steps - self._first
+
+    def __getitem__(self, place: int) -> tuple[Tensor, ...]:
+        step = self._first + place
+        return self._draw(dice(self._name, step), step / self._steps)
+
+
+class _Run:
+    """What a stage has reached: weights, their average, the optimiser's state, the number of steps."""
+
+    def __init__(self, name: str, whole: nn.ModuleDict, optimiser: torch.optim.Optimizer, bench: Bench) -> None:
+        self.whole, self.step = whole, 0
+        self._path, self._device, self._optimiser = bench.path(name), bench.device, optimiser
+        self._average = {key: value.detach().clone() for key, value in whole.state_dict().items()}
+
+    def resume(self) -> bool:
+        """Take up what the stage's file holds; return whether the stage was finished."""
+        if not self._path.exists():
+            return False
+        kept = torch.load(self._path, map_location=self._device)
+        self.step, self._average = int(kept["step"]), kept["average"]
+        if not kept["done"]:
+            self.whole.load_state_dict(kept["weights"])
+            self._optimiser.load_state_dict(kept["optimiser"])
+        return bool(kept["done"])
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Count a step and let the average follow; the younger it is, the faster it forgets its beginning."""
+        self.step += 1
+        share = max(0.001, 8 / (80 + self.step))
+        for key, value in self.whole.state_dict().items():
+            if value.is_floating_point():
+                self._average[key].lerp_(value, share)
+            else:
+                self._average[key].copy_(value)
+
+    def save(self, *, done: bool) -> None:
+        """Write the stage's file; the old one is replaced only by a whole new one."""
+        kept = {"step": self.step, "average": self._average, "done": done}
+        if not done:
+            kept |= {"weights": self.whole.state_dict(), "optimiser": self._optimiser.state_dict()}
+        part = self._path.with_suffix(".part")
+        torch.save(kept, part)
+        os.replace(part, self._path)
+
+    def finish(self) -> None:
+        """Put the averaged weights into the modules."""
+        self.whole.load_state_dict(self._average)
+        self.whole.eval()
+
+
+class _Watch:
+    """Tells how a stage gets on, and when it is time to save."""
+
+    def __init__(self, first: int, steps: int, bench: Bench) -> None:
+        self._first, self._steps, self._say = first, steps, bench.say
+        self._began = self._saved = self._told = time.time()
+        self._numbers: list[Tensor] = []
+
+    def look(self, name: str, step: int, number: Tensor) -> bool:
+        """Note a step's number; return whether the last save is long ago."""
+        self._numbers.append(number)
         now = time.time()
-        if now - told > 20 or step == stage.steps:
-            pace = (step - first) / (now - began)
-            bench.say(f"{name} {step}/{stage.steps}  {np.mean(numbers):.5f}  {pace:.2f} steps/s")
-            told, numbers = now, []
-        if now - saved > SAVE_SECONDS or now >= bench.until:
-            save(done=False)
-            saved = now
-        if now >= bench.until:
-            raise OutOfTime(f"{name} stopped at step {step} of {stage.steps}")
-    save(done=True)
-    whole.load_state_dict(average)
-
-
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], module: nn.Module, step: int) -> None:
-    """Move the average by 1/(10 + step/8) of the way, at least 0.1 %: young averages forget their beginnings."""
-    share = max(0.001, 8 / (80 + step))
-    for key, value in module.state_dict().items():
-        if value.is_floating_point():
-            average[key].lerp_(value, share)
-        else:
-            average[key].copy_(value)
+        if now - self._told > TELL_SECONDS or step == self._steps:
+            pace = (step - self._first) / (now - self._began)
+            mean = float(torch.stack(self._numbers).float().mean())
+            self._say(f"{name} {step}/{self._steps}  {mean:.5f}  {pace:.2f} steps/s")
+            self._told, self._numbers = now, []
+        due = now - self._saved > SAVE_SECONDS
+        self._saved = now if due else self._saved
+        return due
 
 
 def averaged(name: str, module: nn.Module, bench: Bench, key: str) -> bool:

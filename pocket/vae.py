@@ -82,14 +82,15 @@ def _read_out(conv: nn.Conv2d, spread: float) -> None:
         conv.weight[channel, channel + _COLOURS, 1, 1] = -spread
 
 
-def loss(vae: AutoencoderKL, pictures: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def loss(vae: AutoencoderKL, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Return the training loss of pictures (B, 3, H, W), -1..1, and the mean square error of the reconstruction.
+
+    ``noise`` (B, 4, h, w) draws the latents from the posterior.
 
     Absolute and square error, the same of the picture's gradients (edges), and a little Kullback-Leibler divergence
     that keeps the latents bounded and smooth (Rombach et al. 2022, arXiv:2112.10752, appendix G).
     """
     posterior = vae.encode(pictures).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
     seen = vae.decode(posterior.mean + posterior.std * noise).sample
     off = seen - pictures
     across, down = off[..., 1:] - off[..., :-1], off[..., 1:, :] - off[..., :-1, :]

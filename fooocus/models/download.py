@@ -30,6 +30,7 @@ from fooocus.models.troubles import (
     HubLacksFile,
     HubRefuses,
     NoConnection,
+    TooSlow,
     WrongAnswer,
     WrongContent,
     too_little_room,
@@ -181,10 +182,10 @@ class Downloader:
             elapsed = time.monotonic() - began
             if elapsed > self._patience.window_seconds:
                 if (seen - began_at) / elapsed < self._patience.least_rate:
-                    raise NoConnection(f"{source.endpoint} hardly sends anything.", "Check the network.")
+                    raise TooSlow(f"{source.endpoint} hardly sends anything.", "Check the network, then press Resume.")
                 began, began_at = time.monotonic(), seen
         if part.received < part.size_bytes:
-            raise NoConnection(f"{source.endpoint} broke off.", "Check the network.")
+            raise NoConnection(f"{source.endpoint} broke off.", "Check the network, then press Resume.")
 
 
 class _Course:
@@ -211,7 +212,7 @@ class _Course:
         source = self.source
         progress = reached > self._reached
         self._reached = reached
-        if progress:
+        if progress and not isinstance(error, TooSlow):
             self._fails = dict.fromkeys(self._fails, 0)
             if isinstance(error, NoConnection):
                 return 0.05  # an ordinary break: go on at once

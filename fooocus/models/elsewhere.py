@@ -130,7 +130,7 @@ def use_in_place(copy: Copy, data: Path) -> None:
 
 
 def placed(data: Path) -> dict[Kind, tuple[Path, ...]]:
-    """Return the files that are used in place, by kind, for :class:`~fooocus.models.scan.Library` as further folders."""
+    """Return the files used in place, by kind; :class:`~fooocus.models.scan.Library` takes them as further folders."""
     try:
         values = json.loads((data / _PLACES).read_text(encoding="utf-8"))
         return {kind: tuple(Path(path) for path in values[kind]) for kind in FOLDERS if kind in values}

@@ -91,6 +91,7 @@ class _Task:
     error: FooocusError | None = None
     sentence: str = ""
     wish: Literal["fetch", "pause", "cancel"] = "fetch"
+    at_work: bool = False
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     samples: deque[tuple[float, int]] = dataclasses.field(default_factory=deque)
 
@@ -218,20 +219,14 @@ class Fetcher:
             self._changed.notify_all()
 
     def _wish(self, task: _Task, wish: Literal["fetch", "pause", "cancel"]) -> None:
-        """Say what shall become of a task. A thread that is at it sees the event; else it happens here."""
+        """Say what shall become of a task: a thread that is at it sees the event, else it happens here."""
         task.wish = wish
-        at_work = task.stop in [thread_stop for thread_stop in self._at_work()]
         if wish == "fetch":
             task.stop.clear()
-            if not at_work:
-                task.phase = "waiting"
-            return
-        task.stop.set()
-        if not at_work:
+        else:
+            task.stop.set()
+        if not task.at_work:
             self._settle(task)
-
-    def _at_work(self) -> list[threading.Event]:
-        return [task.stop for task in self._tasks.values() if task.phase not in ("waiting", "paused", *ENDED)]
 
     def _work(self) -> None:
         """Take the next waiting file, over and over."""
@@ -243,10 +238,8 @@ class Fetcher:
                     task = self._next()
                 if task is None or self._closed:
                     return
-                task.phase = "fetching"
+                task.phase, task.at_work = "fetching", True
             self._run(task)
-            with self._changed:
-                self._changed.notify_all()
 
     def _next(self) -> _Task | None:
         return next((task for task in self._tasks.values() if task.phase == "waiting"), None)
@@ -273,14 +266,16 @@ class Fetcher:
             self._done(path)
         except Stopped:
             with self._changed:
-                task.phase = "waiting"
-                if not self._closed:
-                    self._settle(task)
+                self._settle(task)
         except (FooocusError, OSError) as error:
             _log.warning("%s: %s", task.entry.name, error)
             with self._changed:
                 task.phase, task.samples = "failed", deque()
                 task.error = error if isinstance(error, FooocusError) else FooocusError(str(error))
+        finally:
+            with self._changed:
+                task.at_work = False
+                self._changed.notify_all()
 
     def _fetch(self, downloader: Downloader, entry: Entry, task: _Task) -> Path:
         def tell(phase: Phase, done_bytes: int, sentence: str) -> None:
@@ -327,7 +322,8 @@ def _told(task: _Task) -> FileProgress:
     rate = max(0.0, (last - first) / max(ended - began, 1e-6))
     return FileProgress(
         name=task.entry.name,
-        phase=task.phase,
+        # A stalled connection may take a while to notice; the person has paused it all the same.
+        phase="paused" if task.at_work and task.wish == "pause" else task.phase,
         done_bytes=task.done_bytes,
         size_bytes=size,
         rate=rate,

@@ -106,9 +106,7 @@ class FileMemory:
     def contents(self) -> dict[Stamp, Content]:
         """Return all that is known of headers."""
         query = "SELECT path, size, mtime, kind, family, problem FROM content"
-        return {
-            Stamp(*row[:3]): Content(*row[3:]) for row in self._do(lambda base: base.execute(query).fetchall())
-        }
+        return {Stamp(*row[:3]): Content(*row[3:]) for row in self._do(lambda base: base.execute(query).fetchall())}
 
     def remember_contents(self, found: Iterable[tuple[Stamp, Content]]) -> None:
         """Keep what headers said."""

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -137,7 +138,7 @@ def unreachable(error: Exception, source: Source, entry: Entry) -> NoConnection:
     )
 
 
-def _ask(entry: Entry, tried: Sequence[Source], client: httpx.Client) -> dict[str, str | int]:
+def _ask(entry: Entry, tried: Sequence[Source], client: httpx.Client) -> dict[str, Any]:
     """Ask for size and hash: the hub's own answer, before it points to where the bytes are, has them."""
     trouble: DownloadError | None = None
     for source in tried:
@@ -164,7 +165,7 @@ def linked_hash(response: httpx.Response) -> str | None:
     return digest if re.fullmatch(r"[0-9a-f]{64}", digest) else None
 
 
-def _read_pins(file: Path) -> dict[str, dict[str, str | int]]:
+def _read_pins(file: Path) -> dict[str, dict[str, Any]]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -15,7 +15,17 @@ from fooocus.models.header import read_header
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_LORA = (".lora_up.", ".lora_down.", ".lora_A.", ".lora_B.", ".lora.up.", ".lora.down.", ".hada_w1", ".lokr_w", "_lora.up")
+_LORA = (
+    ".lora_up.",
+    ".lora_down.",
+    ".lora_A.",
+    ".lora_B.",
+    ".lora.up.",
+    ".lora.down.",
+    ".hada_w1",
+    ".lokr_w",
+    "_lora.up",
+)
 _CONTROL = ("control_model.", "controlnet_", "input_hint_block.")
 _UNET = "model.diffusion_model."
 # Width of the text that a network reads, which is how its LoRAs and embeddings are told apart.

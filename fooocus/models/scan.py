@@ -116,7 +116,8 @@ class Library:
         file = files[fitting[0]]
         if not file.path.is_file():
             raise MissingModel(
-                f"{file.name} was there and is gone: {file.path}.", "Put it back, or choose another and refresh the list."
+                f"{file.name} was there and is gone: {file.path}.",
+                "Put it back, or choose another and refresh the list.",
             )
         return file
 

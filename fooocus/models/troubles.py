@@ -4,6 +4,7 @@
 
     DownloadError
     +-- NoConnection     nobody answers: no network, wrong proxy, hub down
+    |   +-- TooSlow          the connection stands, but next to nothing comes
     +-- HubBusy          the hub answers that it cannot now (429, 5xx)
     +-- HubRefuses       the hub wants a login or an accepted licence (401, 403)
     +-- HubLacksFile     there is no such file or revision (404, 410)
@@ -27,6 +28,10 @@ class DownloadError(FooocusError):
 
 class NoConnection(DownloadError):
     """Nobody answers."""
+
+
+class TooSlow(NoConnection):
+    """Next to nothing comes."""
 
 
 class HubBusy(DownloadError):

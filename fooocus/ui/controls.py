@@ -7,10 +7,9 @@ from typing import Any
 import gradio as gr
 
 from fooocus.config import Config
-from fooocus.errors import RequestError
 from fooocus.request import Request
 from fooocus.ui.choices import SHAPES, choices
-from fooocus.ui.fields import BY_NAME, LORA_ROWS, METADATA, ROWS, Group, Row, gather, spread, to_request, to_values
+from fooocus.ui.fields import BY_NAME, LORA_ROWS, METADATA, ROWS, Group, Row, spread, to_values
 
 LORA_WEIGHTS = (-2.0, 2.0)
 Controls = dict[str, Any]  # control name -> component
@@ -67,11 +66,8 @@ def _fits(name: str, row: Row, value: Any, known: dict[str, Any], config: Config
         return all(
             isinstance(item, str) and item in offered for item in (value if isinstance(value, list) else [value])
         )
-    try:
-        to_request(gather(known | {name: value}), defaults)
-    except RequestError:
-        return False
-    return True
+    low, high = slider_bounds(row, known[name])
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _simple(row: Row, config: Config, defaults: Request) -> Any:

@@ -27,6 +27,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from fooocus.config import Config
+from fooocus.errors import ConfigError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -74,14 +75,17 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
 class Guard:
     """Refuse what does not come from this page's own address; pass the rest to ``app`` with an owner cookie.
 
-    ``port`` is the one that is really bound. ``seconds`` is the pause after a wrong password.
+    ``port`` is the one that is really bound. ``seconds`` is the pause after a wrong password. Raises
+    :class:`~fooocus.errors.ConfigError` when the network would be let in without a password.
     """
 
     def __init__(self, app: App, config: Config, port: int, *, seconds: float = WRONG_TRY_SECONDS) -> None:
+        if not config.password and (config.listen or not _is_loopback(config.host)):
+            raise ConfigError([f"serving on {config.host} opens the page to the network and needs a password."])
         self._app = app
         self._port = port
         self._listens = config.listen
-        self._password = config.password.encode("utf-8") if config.listen or config.password else b""
+        self._password = config.password.encode("utf-8")
         self._names = allowed_names(config)
         self._seconds = seconds
         self._wrong: dict[str, deque[float]] = {}
@@ -179,6 +183,10 @@ def owner_of(cookies: str) -> str | None:
     except CookieError:
         return None
     return morsel.value if morsel and re.fullmatch(r"[\w-]{16,64}", morsel.value, re.ASCII) else None
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host.strip("[]")).is_loopback)
 
 
 def _is_wildcard(host: str) -> bool:

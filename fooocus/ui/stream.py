@@ -111,10 +111,6 @@ class Previews:
         """Return the newest frame of ``job``."""
         return self._frames.get(job)
 
-    def drop(self, job: str) -> None:
-        """Forget a job that has ended."""
-        self._frames.pop(job, None)
-
 
 def opening(job: Job) -> View:
     """Return the view of a job before its first event. Its request may be one of an older version of the program."""
@@ -229,7 +225,6 @@ class Watcher:
                 shown = view
                 yield view
             if not view.active:
-                self._previews.drop(job.id)
                 return
             if not news:  # the wait ended without news; at once when the jobs are being closed
                 await anyio.sleep(_IDLE_SECONDS)

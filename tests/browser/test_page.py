@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import sys
 import time
 from typing import Any
 
@@ -259,6 +261,17 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(page_server
     visitor.wait_phase("finished", 30)
     assert visitor.page.title() == "Done – slow through the crash"
     assert len(server.pictures()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal as Ctrl-C sends it is a POSIX matter")
+def test_ctrl_c_closes_everything_while_a_page_is_open(page_server: StartPage, visit: Visit) -> None:
+    server = page_server()
+    visitor = visit(server.url)
+    visitor.generate("slow and interrupted")
+    visitor.wait_step(2)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(timeout=15) == 0
+    assert server.process.stdout is not None and server.process.stdout.read().strip() == "closed"
 
 
 @pytest.fixture(scope="module")

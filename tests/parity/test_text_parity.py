@@ -1,7 +1,7 @@
 """The conditioning of four texts against the original engine's, on the miniature checkpoints.
 
-``tests/data/text_conditioning.safetensors`` holds what the original engine computed in float32 on a CPU. Where it was
-made, ours is equal bit for bit; another processor may add in another order.
+The reference pictures' files (``tests/data/reference_*.safetensors``) hold what the original engine computed in float32
+on a CPU. Where it was made, ours is equal bit for bit; another processor may add in another order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ TOLERANCE = 1e-6
 
 LIGHTHOUSE = "cinematic still of a lighthouse at dusk, highly detailed"
 CIRCLE = "a red circle on a blue background"
+
+DATA = REPOSITORY / "tests" / "data"
+# base_only was made without a LoRA, and no LoRA is ever on a refiner.
+EXPECTED = {
+    "base": (DATA / "reference_base_only.safetensors", ""),
+    "refiner": (DATA / "reference_refiner_swap.safetensors", "refiner_"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +53,18 @@ def encoders() -> dict[str, list[Encoder]]:
 def test_conditioning_is_the_original_engines(
     encoders: dict[str, list[Encoder]], model: str, name: str, text: str
 ) -> None:
-    expected = load_file(REPOSITORY / "tests" / "data" / "text_conditioning.safetensors")
+    expected, prefix = EXPECTED[model]
     ours = encode_text(text, encoders[model])
-    assert _error(ours.context, expected[f"{model}_{name}"]) <= TOLERANCE
+    assert _error(ours.context, load_file(expected)[f"{prefix}{name}"]) <= TOLERANCE
     pooled = "pooled" if name == "cond" else "uncond_pooled"
-    assert _error(ours.pooled, expected[f"{model}_{pooled}"]) <= TOLERANCE
+    assert _error(ours.pooled, load_file(expected)[f"{prefix}{pooled}"]) <= TOLERANCE
 
 
 def test_the_tolerance_would_notice_another_padding(encoders: dict[str, list[Encoder]]) -> None:
-    expected = load_file(REPOSITORY / "tests" / "data" / "text_conditioning.safetensors")
+    expected = load_file(EXPECTED["base"][0])
     first, second = encoders["base"]
     swapped = [Encoder(first.module, 0, "l"), Encoder(second.module, 49407, "g")]
-    assert _error(encode_text(LIGHTHOUSE, swapped).context, expected["base_cond"]) > 1e-3
+    assert _error(encode_text(LIGHTHOUSE, swapped).context, expected["cond"]) > 1e-3
 
 
 def _error(ours: Tensor, expected: Tensor) -> float:

@@ -27,6 +27,7 @@ RANKS = {
     "ui": 5,
     "app": 6,
     "install": 1,
+    "models": 1,
     "cli": 7,
     "__main__": 8,
     "__init__": 0,

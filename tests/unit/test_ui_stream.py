@@ -120,7 +120,7 @@ def test_watching_follows_active_jobs_in_turn_and_ends() -> None:
     jobs.all[second] = dataclasses.replace(jobs.all[second], state="waiting")
     views = collect(Watcher(jobs, previews, OUTPUTS), [first, second])  # type: ignore[arg-type]
     assert [(view.job, view.phase) for view in views] == [(first, "finished"), (second, "finished")]
-    assert previews.get(first) is None
+    assert previews.get(first) == b"jpeg"
 
 
 def test_a_finished_job_is_shown_again_and_another_persons_never() -> None:

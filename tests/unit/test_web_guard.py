@@ -19,6 +19,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from fooocus.config import Config
+from fooocus.errors import ConfigError
 from fooocus.request import Request
 from fooocus.ui.guard import DOORS, HEADERS, TRIES_A_MINUTE, Guard, owner_of, split_host
 from fooocus.ui.server import build_app, find_picture
@@ -369,6 +370,18 @@ def test_listening_answers_to_addresses_but_not_to_foreign_names(locked: TestCli
     login = basic("pass wörd")
     assert locked.get("/ui/page.js", headers={"host": f"192.168.1.5:{PORT}", **login}).status_code == 200
     assert locked.get("/ui/page.js", headers={"host": f"evil.com:{PORT}", **login}).status_code == 400
+
+
+@pytest.mark.parametrize("settings", [{"listen": True}, {"host": "0.0.0.0"}, {"host": "192.168.1.5"}, {"host": "::"}])
+def test_the_network_is_not_let_in_without_a_password(app: Guard, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Guard(app._app, Config(**settings), PORT)
+    Guard(app._app, Config(password="x", **settings), PORT)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.2"])
+def test_this_machine_alone_needs_none(app: Guard, host: str) -> None:
+    Guard(app._app, Config(host=host), PORT)
 
 
 def test_web_sockets_are_refused(client: TestClient) -> None:

@@ -1,0 +1,57 @@
+"""What the server does around the page: ports, addresses, the document's head."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from fooocus.errors import ConfigError
+from fooocus.ui.server import address, bind
+from fooocus.ui.shell import dress
+
+
+def test_a_taken_port_is_left_to_its_owner_and_the_next_is_used() -> None:
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with bind("127.0.0.1", port) as second:
+            assert port < second.getsockname()[1] <= port + 100
+
+
+def test_an_address_that_is_not_ours_is_an_error_in_words() -> None:
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1"):
+        bind("192.0.2.1", 7865)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:7865/"),
+        ("0.0.0.0", "http://127.0.0.1:7865/"),
+        ("::", "http://127.0.0.1:7865/"),
+        ("::1", "http://[::1]:7865/"),
+        ("desk.local", "http://desk.local:7865/"),
+    ],
+)
+def test_the_address_to_open(host: str, url: str) -> None:
+    assert address(host, 7865) == url
+
+
+def test_an_ipv6_address_can_be_bound() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    try:
+        listener = bind("::1", 0)
+    except ConfigError:
+        pytest.skip("no IPv6 loopback here")
+    listener.close()
+
+
+def test_our_head_comes_first_and_foreign_descriptions_go() -> None:
+    html = (
+        '<html><head><meta property="og:image" content="https://x/y.png" /><title>t</title></head><body>b</body></html>'
+    )
+    dressed = dress(html)
+    assert "https://x" not in dressed
+    assert dressed.index("/ui/page.css") < dressed.index("<title>")
+    assert dressed.endswith("<body>b</body></html>")
