@@ -20,7 +20,7 @@ from typing import Any
 
 from fooocus import events
 from fooocus.config import Config, load_config
-from fooocus.errors import FooocusError, RequestError
+from fooocus.errors import ConfigError, FooocusError, RequestError
 from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Saved, Stage, Step
 from fooocus.prompt.library import Library, load_library
 from fooocus.prompt.plan import again, plan, with_seed
@@ -107,8 +107,9 @@ def _generate(parsed: argparse.Namespace) -> int:
         match event:
             case Finished():
                 codes.append(0)
-            case Failed(field=field):
-                codes.append(EXIT_FAILED if field is None else EXIT_WRONG_USE)
+            case Failed(code=code, field=field):
+                wrong_use = field is not None or code == ConfigError.__name__
+                codes.append(EXIT_WRONG_USE if wrong_use else EXIT_FAILED)
             case Cancelled():
                 codes.append(EXIT_STOPPED)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fooocus.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,2})?")
 MODEL_KINDS = ("checkpoints", "loras", "vae", "embeddings")
 
 
@@ -127,4 +129,6 @@ def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
     choices = field.metadata.get("choices")
     if choices and value not in choices:
         raise ValueError(f"{value!r} is not one of {', '.join(choices)}.")
+    if field.name == "device" and not DEVICE.fullmatch(value):
+        raise ValueError(f"{value!r} is not one of auto, cpu, cuda, cuda:1, mps, xpu.")
     return value

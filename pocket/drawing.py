@@ -186,7 +186,9 @@ def _landscape(scene: Scene, frame: Frame, rng: np.random.Generator) -> list[Lay
         made += _stars(ax, rng)
     if "sun" in has:
         y = -0.6 if scene.time == "day" else HORIZON - 0.3
-        made.append(Layer((ellipse(-side * 0.42 * ax, y, 0.22),), (255, 222, 84) if scene.time == "day" else (255, 206, 92)))
+        made.append(
+            Layer((ellipse(-side * 0.42 * ax, y, 0.22),), (255, 222, 84) if scene.time == "day" else (255, 206, 92))
+        )
     if "moon" in has:
         made.append(Layer((ellipse(-side * 0.42 * ax, -0.58, 0.19),), (246, 243, 220)))
     if "clouds" in has:
@@ -248,14 +250,24 @@ def _sea(ax: float, ay: float, light: float, rng: np.random.Generator, *, land: 
     made = [Layer(tuple(waves), shade((132, 186, 232), light), 2)]
     if land:  # a shore for what needs one
         top = HORIZON + 0.3
-        shore = [(-ax - 1, top + 0.06), (-0.5 * ax, top), (0.5 * ax, top), (ax + 1, top + 0.06), (ax + 1, ay + 1), (-ax - 1, ay + 1)]
+        shore = [
+            (-ax - 1, top + 0.06),
+            (-0.5 * ax, top),
+            (0.5 * ax, top),
+            (ax + 1, top + 0.06),
+            (ax + 1, ay + 1),
+            (-ax - 1, ay + 1),
+        ]
         made.append(Layer((shore,), shade((226, 200, 138), light), 2))
     return made
 
 
 def _boat(x: float, y: float, light: float) -> list[Layer]:
     hull = [(x - 0.26, y), (x + 0.26, y), (x + 0.17, y + 0.13), (x - 0.17, y + 0.13)]
-    sail, jib = [(x + 0.02, y - 0.04), (x + 0.02, y - 0.5), (x + 0.26, y - 0.04)], [(x - 0.03, y - 0.04), (x - 0.03, y - 0.4), (x - 0.2, y - 0.04)]
+    sail, jib = (
+        [(x + 0.02, y - 0.04), (x + 0.02, y - 0.5), (x + 0.26, y - 0.04)],
+        [(x - 0.03, y - 0.04), (x - 0.03, y - 0.4), (x - 0.2, y - 0.04)],
+    )
     light = max(light, 0.6)
     return [
         Layer((_box(x, y - 0.25, 0.014, 0.26),), shade((92, 60, 40), light), 3),
@@ -288,7 +300,10 @@ def _flower(x: float, y: float, light: float, rng: np.random.Generator) -> list[
     light = max(light, 0.65)
     cy = y - 0.5
     petal = shade(vary(rng, (232, 84, 132)), light)
-    petals = [ellipse(x + 0.13 * math.cos(a), cy + 0.13 * math.sin(a), 0.1, corners=24) for a in np.arange(5) * 1.2566 - 1.5708]
+    petals = [
+        ellipse(x + 0.13 * math.cos(a), cy + 0.13 * math.sin(a), 0.1, corners=24)
+        for a in np.arange(5) * 1.2566 - 1.5708
+    ]
     leaf = [(x, y - 0.12), (x + 0.2, y - 0.26), (x + 0.1, y - 0.08)]
     green = shade((50, 132, 62), light)
     return [

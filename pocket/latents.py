@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,12 +23,15 @@ from pocket.vae import standardise
 from pocket.words import Words
 from pocket.world import Level, Scene, scene
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 _ENCODED_AT_ONCE = 32
 _MEASURED = 512  # pictures that the latents' mean and spread are measured on
 _BACKGROUND_LEFT_OPEN = 0.08
 
 
-def load_vae(plan: Plan, bench: Bench) -> torch.nn.Module:
+def load_vae(plan: Plan, bench: Bench) -> AutoencoderKL:
     """Return the trained VAE with latents of unit size, from the file of the latents stage."""
     vae = make_vae(plan).to(bench.device).eval().requires_grad_(False)
     vae.load_state_dict(torch.load(bench.path("vae_unit"), map_location=bench.device))
@@ -105,7 +109,7 @@ class Library:
 
 
 @torch.no_grad()
-def _encode(vae: torch.nn.Module, drawn: Iterator[Sample], bench: Bench) -> dict[str, Tensor]:
+def _encode(vae: AutoencoderKL, drawn: Iterator[Sample], bench: Bench) -> dict[str, Tensor]:
     latents, sizes, aesthetic = [], [], []
     for found in _bundles(drawn):
         if time.time() > bench.until:

@@ -86,6 +86,7 @@ QUARTER = Plan(
         "base": Stage(40_000, 128, 1e-3),
         "refiner": Stage(12_000, 128, 1e-3),
         "lora": Stage(800, 64, 2e-3),
+        "judge": Stage(3_000, 64, 1e-3),
     },
 )
 EIGHTH = dataclasses.replace(
@@ -103,6 +104,7 @@ EIGHTH = dataclasses.replace(
         "base": Stage(3_000, 24, 1.2e-3),
         "refiner": Stage(800, 24, 1.2e-3),
         "lora": Stage(100, 16, 2e-3),
+        "judge": Stage(600, 32, 1e-3),
     },
 )
 PLANS: Mapping[str, Plan] = {"quarter": QUARTER, "eighth": EIGHTH}

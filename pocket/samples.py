@@ -61,9 +61,7 @@ def _from_small(picture: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(large.filter(ImageFilter.GaussianBlur(0.35 * (1 - factor) * min(width, height) / 64)))
 
 
-def samples(
-    first: int, count: int, size: tuple[int, int], level: Level, *, workers: int = 0
-) -> Iterator[Sample]:
+def samples(first: int, count: int, size: tuple[int, int], level: Level, *, workers: int = 0) -> Iterator[Sample]:
     """Yield the samples of seeds ``first`` .. ``first + count``; in ``workers`` processes if there are to be any."""
     jobs = [((seed, size[0], size[1]), size, level) for seed in range(first, first + count)]
     if workers < 2:

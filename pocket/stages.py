@@ -10,14 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from pocket import vae as vae_start
-from pocket.latents import Library
-from pocket.networks import Plan, make_base, make_refiner, make_text, make_vae, read_text
+from pocket.judge import JUDGE, Judge, answers, judge_sample, squeeze
+from pocket.judge import loss as judge_loss
+from pocket.latents import Library, load_vae
+from pocket.lora import OffsetLora, wider_tones, with_offset
+from pocket.networks import LATENT_SCALE, Plan, make_base, make_refiner, make_text, make_vae, read_text
 from pocket.samples import crop, pictures, sample
 from pocket.training import Bench, averaged, torch_dice, train
 from pocket.words import Words
 from pocket.world import Level, attribute_sizes, attributes, scene
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 HELD_OUT = 1_000_000_000
@@ -60,7 +64,7 @@ def train_vae(plan: Plan, bench: Bench) -> None:
 
 
 @torch.no_grad()
-def psnr(vae: nn.Module, plan: Plan, bench: Bench, level: Level, count: int = 64) -> float:
+def psnr(vae: AutoencoderKL, plan: Plan, bench: Bench, level: Level, count: int = 64) -> float:
     """Return the mean peak signal-to-noise ratio of held-out pictures through the VAE, in dB."""
     values = []
     for seed in range(count):
@@ -163,6 +167,57 @@ def train_refiner(plan: Plan, bench: Bench) -> None:
         return square, square.detach()
 
     train("refiner", {"unet": unet}, stage, bench, draw, loss_of)
+
+
+def train_lora(plan: Plan, bench: Bench) -> None:
+    """Train the offset LoRA on a few pictures of wider tones, with the base as it is."""
+    torch.manual_seed(4)
+    words, stage, signal = Words(), plan.stages["lora"], alphas_cumprod().to(bench.device)
+    library = Library(plan, bench, words)
+    text_l, text_g = (module.to(bench.device).requires_grad_(False) for module in text_encoders(plan, words))
+    unet = make_base(plan).to(bench.device).requires_grad_(False)
+    for key, module in (("text_l", text_l), ("text_g", text_g), ("unet", unet)):
+        averaged("base", module, bench, key)
+    vae = load_vae(plan, bench)
+    additions = OffsetLora(unet).to(bench.device)
+    additions.join(unet)
+
+    def draw(rng: np.random.Generator, progress: float) -> tuple[Tensor, ...]:
+        drawn, captions = library.draw(rng, 0.99, stage.batch)
+        rows = (torch.from_numpy(table) for table in words.rows(captions, rng))
+        noise, times, kept = _noise(rng, drawn["latents"], 1000)
+        return drawn["latents"], drawn["sizes"], *rows, with_offset(noise, torch_dice(rng)), times, kept
+
+    def loss_of(
+        latents: Tensor, sizes: Tensor, rows_l: Tensor, rows_g: Tensor, noise: Tensor, times: Tensor, kept: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            wider = wider_tones(vae.decode(latents / LATENT_SCALE).sample)
+            latents = vae.encode(wider).latent_dist.mean * LATENT_SCALE
+            states_l, states_g, pooled = read_text(text_l, text_g, rows_l, rows_g, words.end)
+            context = torch.cat([states_l, states_g], -1) * kept[:, None, None]
+        square = _square(unet, latents, noise, times, signal, context, pooled * kept[:, None], sizes)
+        ratio = signal[times] / (1 - signal[times])
+        return (square * ratio.clamp(max=MIN_SNR) / ratio).mean(), square.mean().detach()
+
+    train("lora", {"lora": additions}, stage, bench, draw, loss_of)
+
+
+def train_judge(plan: Plan, bench: Bench) -> None:
+    """Train the judge of looks and landscapes, from pictures of its own."""
+    torch.manual_seed(5)
+    stage = plan.stages[JUDGE]
+    judge = Judge().to(bench.device)
+
+    def draw(rng: np.random.Generator, progress: float) -> tuple[Tensor, ...]:
+        size = plan.sizes[int(rng.integers(len(plan.sizes)))]
+        made = [judge_sample(seed, size) for seed in rng.integers(0, HELD_OUT, (stage.batch, 2)).tolist()]
+        shown = squeeze([picture for picture, _ in made])
+        # A little noise and blur, so that it looks at what is shown and not at how cleanly.
+        shown = shown + torch.randn(shown.shape, generator=torch_dice(rng)) * float(rng.uniform(0, 0.06))
+        return shown, answers([shown_scene for _, shown_scene in made])
+
+    train(JUDGE, {JUDGE: judge}, stage, bench, draw, lambda shown, wanted: judge_loss(judge, shown, wanted))
 
 
 def _noise(rng: np.random.Generator, latents: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:

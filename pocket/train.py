@@ -1,7 +1,7 @@
 """Train Pocket: ``python -m pocket.train --plan quarter --folder <where its files go>``.
 
-Stages follow each other - vae, latents, text, base, refiner, lora - each kept in a file of its own. Running the same
-command again goes on where it was, also after a power cut; ``--until`` ends it at a time of the clock.
+Stages follow each other - vae, latents, text, base, refiner, lora, judge - each kept in a file of its own. Running the
+same command again goes on where it was, also after a power cut; ``--until`` ends it at a time of the clock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from pocket.latents import make_latents
 from pocket.networks import PLANS, Plan
-from pocket.stages import train_base, train_refiner, train_text, train_vae
+from pocket.stages import train_base, train_judge, train_lora, train_refiner, train_text, train_vae
 from pocket.training import Bench, OutOfTime
 
 
@@ -31,7 +31,13 @@ def main() -> int:
     parsed.folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(parsed.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     until = math.inf if parsed.until is None else _next_time(parsed.until)
-    bench = Bench(parsed.folder, device, parsed.workers, until, lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True))
+    bench = Bench(
+        parsed.folder,
+        device,
+        parsed.workers,
+        until,
+        lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True),
+    )
     plan = PLANS[parsed.plan]
     given = dict(parsed.steps or [])
     plan = replace(plan, stages={k: replace(s, steps=given.get(k, s.steps)) for k, s in plan.stages.items()})
@@ -50,6 +56,8 @@ STAGES: Mapping[str, Callable[[Plan, Bench], None]] = {
     "text": train_text,
     "base": train_base,
     "refiner": train_refiner,
+    "lora": train_lora,
+    "judge": train_judge,
 }
 
 

@@ -39,11 +39,9 @@ def begin_with_colours(vae: AutoencoderKL) -> None:
             module.bias.zero_()
         elif name.endswith((".conv_shortcut", "samplers.0.conv")):
             _pass_on(module)
-    vae.encoder.conv_in.weight[:8].zero_()
-    vae.decoder.conv_in.weight[:8].zero_()
     for conv in (vae.encoder.conv_in, vae.decoder.conv_in):
-        conv.bias[:8].zero_()
-        conv.bias[6], conv.bias[7] = ANCHOR, -ANCHOR
+        conv.weight[:8].zero_()
+        conv.bias[:8] = torch.tensor([0.0] * 6 + [ANCHOR, -ANCHOR])
         for channel in range(_COLOURS):
             conv.weight[channel, channel, 1, 1] = 1.0
             conv.weight[channel + _COLOURS, channel, 1, 1] = -1.0
@@ -59,6 +57,7 @@ def begin_with_colours(vae: AutoencoderKL) -> None:
 def _pass_on(conv: nn.Conv2d) -> None:
     """Make the first eight channels of a convolution the mean of what it sees of them, and free of the others."""
     size = conv.kernel_size[0]
+    assert conv.bias is not None
     conv.weight[:8].zero_()
     conv.bias[:8].zero_()
     for channel in range(8):
@@ -74,6 +73,7 @@ def _spread(norm: nn.GroupNorm) -> float:
 
 
 def _read_out(conv: nn.Conv2d, spread: float) -> None:
+    assert conv.bias is not None
     conv.weight[: _COLOURS + 1].mul_(0.1)
     conv.bias.zero_()
     for channel in range(_COLOURS):

@@ -314,7 +314,7 @@ def _landscape(rng: np.random.Generator) -> Scene:
 
 
 def possible(elements: Sequence[str], time: str) -> tuple[str, ...]:
-    """Return the elements that a sky of that time can hold: no sun at night, no moon or stars by day; a boat has sea."""
+    """Return what can be seen at that time: no sun at night, no moon or stars otherwise. Under a boat there is sea."""
     swap = {"sun": "moon"} if time == "night" else {"moon": "sun", "stars": "clouds"}
     chosen = {swap.get(name, name) for name in elements}
     if "boat" in chosen:
@@ -371,5 +371,9 @@ def _landscape_words(scene: Scene, rng: np.random.Generator) -> str:
     body = words[0] if len(words) == 1 else ", ".join(words[:-1]) + joint + words[-1]
     opening = pick(rng, ("", "", "a landscape with ", "a view of "))
     time = "" if scene.time == "day" and rng.random() < 0.6 else pick(rng, _TIME_WORDS[scene.time])
-    forms = (f"{opening}{body} {time}", f"{opening}{body} {time}", f"{opening}{body}, {time.split()[-1]}" if time else body)
+    forms = (
+        f"{opening}{body} {time}",
+        f"{opening}{body} {time}",
+        f"{opening}{body}, {time.split()[-1]}" if time else body,
+    )
     return pick(rng, forms).strip()

@@ -7,19 +7,20 @@ import dataclasses
 import os
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from fooocus.install.hardware import ask, windows_cards
 from fooocus.models.partfile import Disk
 
 Maker = Literal["nvidia", "amd", "intel", "apple"]
 Ask = Callable[[list[str]], str]
 _NVIDIA_QUERY = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
 _VENDORS: dict[str, Maker] = {"0x1002": "amd", "0x8086": "intel"}
-_NO_CARD = "Basic Display|Remote|Virtual|Hyper-V|Mirage|Parsec"  # Windows' adapters that compute nothing
+_MAKERS: dict[str, Maker] = {"NVIDIA": "nvidia", "Radeon": "amd", "Arc": "intel"}  # by Windows' names
+_ADAPTERS = r"SYSTEM\CurrentControlSet\Control\Class\{4d36e968-e325-11ce-bfc1-08002be10318}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,16 @@ class Computer:
     disk_free_bytes: int
 
 
-def look(models: Path, root: Path = Path("/"), system: str = sys.platform, ask: Ask = ask) -> Computer:
+def run_command(command: list[str]) -> str:
+    """Return what a short command printed, "" where it is absent, fails or hangs."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""
+
+
+def look(models: Path, root: Path = Path("/"), system: str = sys.platform, ask: Ask = run_command) -> Computer:
     """Find out what this computer is. ``root`` is where a system of Linux keeps its device files."""
     cpu = _read(root / "proc/cpuinfo") if system == "linux" else ""
     name = re.search(r"^model name\s*:\s*(.+)$", cpu, re.MULTILINE)
@@ -73,7 +83,7 @@ def _cores(cpuinfo: str) -> int:
 
 def _memory(root: Path, system: str) -> int:
     """Return the main memory in bytes, or the container's share of it; 0 where unknown."""
-    if system == "win32":
+    if system == "win32" or sys.platform == "win32":
         return _windows_memory()
     if system == "linux":
         told = re.search(r"^MemTotal:\s*(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
@@ -107,10 +117,7 @@ def _cards(root: Path, system: str, ask: Ask) -> list[Card]:
     if system == "linux":
         cards += _linux_cards(root)
     if system == "win32" and not cards:
-        for name in windows_cards():
-            if not re.search(_NO_CARD, name):
-                maker: Maker = "nvidia" if "NVIDIA" in name else "intel" if "Intel" in name else "amd"
-                cards.append(Card(maker, name, 0))
+        cards += _windows_cards()
     return cards
 
 
@@ -127,6 +134,25 @@ def _linux_cards(root: Path) -> list[Card]:
         if vendor in _VENDORS and (vendor == "0x1002" or (device / "driver").resolve().name == "xe"):
             name = _read(device / "product_name").strip() or f"{_VENDORS[vendor].upper()} graphics"
             cards.append(Card(_VENDORS[vendor], name, int(memory) if memory.isdigit() else 0))
+    return cards
+
+
+def _windows_cards() -> list[Card]:
+    """Read the registry, which knows the memory of cards that have no tool of their own."""
+    cards: list[Card] = []
+    if sys.platform == "win32":
+        import winreg
+
+        for number in range(16):
+            try:
+                with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, rf"{_ADAPTERS}\{number:04}") as key:
+                    name = str(winreg.QueryValueEx(key, "DriverDesc")[0])
+                    memory = int(winreg.QueryValueEx(key, "HardwareInformation.qwMemorySize")[0])
+            except (OSError, ValueError, TypeError):
+                continue  # numbers may have gaps, and adapters that only show a picture tell no memory
+            maker = next((maker for mark, maker in _MAKERS.items() if mark in name), None)
+            if maker is not None:
+                cards.append(Card(maker, name, memory))
     return cards
 
 

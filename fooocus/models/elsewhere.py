@@ -115,12 +115,13 @@ def link(copy: Copy, models: Path) -> Path:
 
 
 def use_in_place(copy: Copy, data: Path) -> None:
-    """Note that the file is used where it is. Raises :class:`~fooocus.errors.StorageError`."""
+    """Note that the file is used where it is, under the name it has here.
+
+    Raises :class:`~fooocus.errors.StorageError`.
+    """
     file, part = data / _PLACES, data / f"{_PLACES}.part"
-    noted = {kind: [str(path) for path in paths] for kind, paths in placed(data).items()}
-    paths = noted.setdefault(copy.entry.kind, [])
-    if str(copy.path) not in paths:
-        paths.append(str(copy.path))
+    noted = {kind: {name: str(path) for name, path in files.items()} for kind, files in placed(data).items()}
+    noted.setdefault(copy.entry.kind, {})[copy.entry.name] = str(copy.path)
     try:
         data.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(noted, indent=2), encoding="utf-8")
@@ -129,11 +130,11 @@ def use_in_place(copy: Copy, data: Path) -> None:
         raise disk_trouble(data, error, 0) from error
 
 
-def placed(data: Path) -> dict[Kind, tuple[Path, ...]]:
-    """Return the files used in place, by kind; :class:`~fooocus.models.scan.Library` takes them as further folders."""
+def placed(data: Path) -> dict[Kind, dict[str, Path]]:
+    """Return the files that are used in place, by kind and name."""
     try:
         values = json.loads((data / _PLACES).read_text(encoding="utf-8"))
-        return {kind: tuple(Path(path) for path in values[kind]) for kind in FOLDERS if kind in values}
+        return {kind: {name: Path(path) for name, path in values[kind].items()} for kind in FOLDERS if kind in values}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

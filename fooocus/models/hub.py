@@ -117,7 +117,7 @@ def refusal(status: int, source: Source, entry: Entry) -> DownloadError | None:
             )
         case 429:
             return HubBusy(f"{site} wants fewer requests for a while (429).", "Try again later.")
-        case _ if status >= 500:
+        case _ if status >= 500 or status in (408, 425):
             return HubBusy(f"{site} has trouble of its own ({status}).", "Try again later.")
         case _ if status not in (200, 206):
             return WrongAnswer(f"{site} gave an answer that is not understood ({status}).", by_hand(entry, source))

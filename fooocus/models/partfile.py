@@ -26,7 +26,7 @@ from fooocus.models.filelock import FileLock
 from fooocus.models.troubles import FileTaken, disk_trouble
 
 SYNC_BYTES = 8_000_000  # what a kill may lose here; as much again may be on its way in the system's buffers
-SYNC_SECONDS = 10.0  # the same on a slow line
+SYNC_SECONDS = 2.0  # the same on a slow line
 _log = logging.getLogger(__name__)
 
 
@@ -179,6 +179,7 @@ class PartFile:
         try:
             self._save()
             self._file.close()
+            self._digest.end()  # Windows renames no file that is open
             self._disk.publish(self._path, self.target)
         except FileExistsError as error:
             raise taken(self.target) from error

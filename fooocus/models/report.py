@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,17 +81,17 @@ def survey(
     wanted: Sequence[Entry],
     *,
     copies: Sequence[Copy] = (),
-    placed: Sequence[Path] = (),
+    placed: Mapping[str, Path] | None = None,
     measured_seconds: float | None = None,
     endpoint: str = HUB,
     computer: Computer | None = None,
 ) -> Survey:
     """Find out the state of things. No connection is opened and no file is hashed, so it takes well under a second.
 
-    ``copies`` are those found so far in other programs' folders, ``placed`` the files that are used in place; a file
+    ``copies`` are those found so far in other programs' folders, ``placed`` the files used in place, by name; a file
     that somebody put into the folder by hand counts as here.
     """
-    here = {path.name for path in placed if path.is_file()}
+    here = {name for name, path in (placed or {}).items() if path.is_file()}
     at = {copy.entry.name: copy.path for copy in copies}
     files = []
     for entry in wanted:
@@ -128,7 +128,7 @@ def lines(found: Survey) -> list[str]:
         said.append(f"To fetch: {amount(total)} ({_times(total)}). It can be paused, and goes on after any break.")
         if computer.disk_free_bytes < total:
             said.append(f"Warning: the disk has {amount(computer.disk_free_bytes)} free, {amount(total)} are needed.")
-        said += [f"By hand: {_put(entry, found.endpoint, computer.models)}" for entry in found.to_fetch]
+        said += [f"By hand: {_put(file, found.endpoint)}" for file in found.files if file.entry in found.to_fetch]
     return said
 
 
@@ -165,6 +165,5 @@ def _times(size_bytes: int) -> str:
     return f"{duration(size_bytes / fast)} at 250 Mbit/s, {duration(size_bytes / slow)} at 50 Mbit/s"
 
 
-def _put(entry: Entry, endpoint: str, models: Path) -> str:
-    address = Source(endpoint).address(entry)
-    return f"{address} -> {entry.target(models).parent}"
+def _put(file: WantedFile, endpoint: str) -> str:
+    return f"open {Source(endpoint).address(file.entry)} and put the file into {file.target.parent}"

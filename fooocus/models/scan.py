@@ -11,7 +11,7 @@ import difflib
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from fooocus.errors import MissingModel, ModelError
@@ -53,13 +53,19 @@ class Found:
 class Library:
     """The files found by the last :meth:`refresh`; asking never touches the disk except for the file asked for.
 
-    ``folders`` are looked through by kind; one that is a file stands for itself, which is how a file is used where
-    another program keeps it. The first of several files of one name wins.
+    ``folders`` are looked through by kind; the first of several files of one name wins. ``placed`` are single files
+    that are used where another program keeps them, by kind and by the name they have here.
     """
 
-    def __init__(self, folders: Mapping[Kind, tuple[Path, ...]], memory: FileMemory) -> None:
+    def __init__(
+        self,
+        folders: Mapping[Kind, tuple[Path, ...]],
+        memory: FileMemory,
+        placed: Callable[[], Mapping[Kind, Mapping[str, Path]]] = dict,
+    ) -> None:
         self._folders = dict(folders)
         self._memory = memory
+        self._placed = placed
         self._found: tuple[Found, ...] = ()
         self._refreshing = threading.Lock()
 
@@ -74,7 +80,7 @@ class Library:
             known = self._memory.contents()
             fresh: list[tuple[Stamp, Content]] = []
             found: dict[tuple[Kind, str], Found] = {}
-            for shelf, folder, stamp in self._files():
+            for shelf, name, folder, stamp in self._files():
                 if stop is not None and stop.is_set():
                     return self._found
                 if (content := known.get(stamp)) is None:
@@ -83,7 +89,6 @@ class Library:
                     if len(fresh) >= _BATCH:
                         self._memory.remember_contents(fresh)
                         fresh.clear()
-                name = _name(stamp.path, folder)
                 found.setdefault((shelf, name), Found(name, shelf, folder, stamp, content))
             self._memory.remember_contents(fresh)
             self._found = tuple(found.values())
@@ -129,25 +134,26 @@ class Library:
             files.setdefault(file.name, file)
         return files
 
-    def _files(self) -> Iterator[tuple[Kind, Path, Stamp]]:
+    def _files(self) -> Iterator[tuple[Kind, str, Path, Stamp]]:
         for shelf, folders in self._folders.items():
             for folder in folders:
                 for stamp in walk(folder):
-                    yield shelf, folder, stamp
+                    inside = stamp.path[len(str(folder)) :].replace(os.sep, "/")
+                    yield shelf, inside.lstrip("/"), folder, stamp
+        for shelf, files in self._placed().items():
+            for name, path in files.items():
+                try:
+                    yield shelf, name, path.parent, Stamp.of(path)
+                except OSError as error:  # the other program is gone, or its disk
+                    _log.info("%s is not there any more: %s", path, error)
 
 
 def walk(folder: Path, depth: int = _DEPTH) -> Iterator[Stamp]:
-    """Yield the model files in a folder and down to ``depth`` below, sorted; a file yields itself.
+    """Yield the model files in a folder and down to ``depth`` below, sorted.
 
     What begins with a dot is passed over, and so is what cannot be read.
     """
-    try:
-        if folder.is_file():
-            yield Stamp.of(folder)
-        else:
-            yield from _walk(str(folder), depth, set())
-    except OSError as error:
-        _log.debug("%s is passed over: %s", folder, error)
+    yield from _walk(str(folder), depth, set())
 
 
 def _walk(folder: str, depth: int, seen: set[tuple[int, int]]) -> Iterator[Stamp]:
@@ -197,8 +203,3 @@ def near_names(text: str, files: Collection[str]) -> list[str]:
 def _stem(file: str) -> str:
     name = PurePosixPath(file.replace("\\", "/")).name
     return name[: -len(SUFFIX)] if name.casefold().endswith(SUFFIX) else name
-
-
-def _name(path: str, folder: Path) -> str:
-    inside = path[len(str(folder)) :].lstrip("/\\")
-    return inside.replace(os.sep, "/") or folder.name

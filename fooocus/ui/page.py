@@ -37,6 +37,7 @@ TABS: tuple[tuple[Group, str], ...] = (
 )
 _KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
 _LOOK_AT_WORKER_SECONDS = 0.5
+_SIGN_OF_LIFE_SECONDS = 10.0
 
 REMEMBER = """(...values) => {
   const names = %s
@@ -46,6 +47,13 @@ RECALL = """() => {
   let values = {}
   try { values = JSON.parse(localStorage.getItem("fooocus.values") || "{}") } catch { localStorage.clear() }
   return JSON.stringify({values, jobs: sessionStorage.getItem("fooocus.jobs") || ""})
+}"""
+
+RECALL_PROMPT = """() => {
+  try { return JSON.parse(localStorage.getItem("fooocus.values") || "{}").prompt ?? %s } catch { return "" }
+}"""
+JOIN_IDS = """(found, tab) => {
+  return [...new Set([...found.split(" "), ...tab.split(" ")])].filter(Boolean).join(" ")
 }"""
 
 
@@ -73,6 +81,7 @@ class Page:
                         with gr.Tab(title, id=group):
                             self._controls |= build_group(group, self._config, self._defaults)
             self._tab = gr.Textbox(elem_id="tab", visible="hidden", container=False)
+            self._found = gr.Textbox(elem_id="found", visible="hidden", container=False)
             self._memory = gr.Textbox(visible=False)
             self._wire(blocks)
         blocks.queue(default_concurrency_limit=None, api_open=False)
@@ -106,14 +115,19 @@ class Page:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         every = list(self._controls.values())
         remembered = {**self._controls, "advanced": self._advanced}
-        blocks.load(self._open, self._memory, [*every, self._advanced, self._tab], js=RECALL, **quiet)
+        # The prompt comes back without asking the server, whose answer might overwrite what was typed meanwhile.
+        prompt = self._controls["prompt"]
+        blocks.load(None, None, prompt, js=RECALL_PROMPT % json.dumps(self._defaults.prompt))
+        blocks.load(self._open, self._memory, [*every, self._advanced, self._found], js=RECALL, queue=False, **quiet)
+        self._found.change(None, [self._found, self._tab], self._tab, js=JOIN_IDS)
         blocks.load(self._follow_worker, None, self._status, **quiet)
         gr.on(
-            [self._go.click, self._controls["prompt"].submit],
+            [self._go.click, prompt.submit],
             self._generate,
             {*every, self._tab},
             [*every, self._tab, self._problem, self._tabs, self._advanced],
             trigger_mode="multiple",
+            queue=False,
             **quiet,
         )
         buttons = [self._go, self._skip, self._stop]
@@ -137,6 +151,8 @@ class Page:
         answer: dict[Any, Any] = {}
         kept = restorable(values, self._config, self._defaults)
         for name, control in self._controls.items():
+            if name == "prompt":
+                continue
             change = {"value": kept[name]} if name in kept else {}
             row = row_of(name)
             if row.kind in ("model", "styles") or name.endswith(".name"):
@@ -146,7 +162,7 @@ class Page:
         if isinstance(values.get("advanced"), bool):
             answer[self._advanced] = values["advanced"]
         mine = self._watcher.mine(ids, owner) or self._watcher.last(owner)
-        answer[self._tab] = " ".join(job.id for job in mine)
+        answer[self._found] = " ".join(job.id for job in mine)
         return answer
 
     def _generate(self, given: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
@@ -212,17 +228,21 @@ class Page:
         return [job.id for job in mine if job.state in ACTIVE]
 
     async def _follow_worker(self) -> AsyncIterator[str]:
-        """Say quietly what the worker is getting ready, until it is."""
-        shown = None
+        """Say quietly what the worker is getting ready, for as long as the page is open.
+
+        That it never ends has a second reason: Gradio closes a page's stream of answers when nothing is pending, and an
+        event that arrives at that moment is never answered. Now and then it yields without news, because only there
+        it learns that the page was closed.
+        """
+        shown, since = None, 0.0
         while True:
             state = self._jobs.worker_state()
             words = views.status(state.phase, state.reason)
-            if words != shown:
-                shown = words
+            if words != shown or since >= _SIGN_OF_LIFE_SECONDS:
                 yield words
-            if state.phase in ("ready", "busy"):
-                return
+                shown, since = words, 0.0
             await anyio.sleep(_LOOK_AT_WORKER_SECONDS)
+            since += _LOOK_AT_WORKER_SECONDS
 
 
 def _owner(request: gr.Request) -> str:

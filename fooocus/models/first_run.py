@@ -1,0 +1,133 @@
+"""Everything the first page needs, as one object: what is there, what is missing, and the ways to get it.
+
+The page and the commands `doctor` and `fetch` use the same methods, so they cannot say different things. Construct it
+in the composition root; nothing happens before a method is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from fooocus.errors import MissingModel, Stopped
+from fooocus.models.catalogue import Entry, Kind, choose
+from fooocus.models.computer import Computer, look
+from fooocus.models.elsewhere import Copy, find_copies, link, placed, use_in_place, usual_places
+from fooocus.models.fetch import Fetcher, HubSettings
+from fooocus.models.hashes import FileMemory
+from fooocus.models.hub import HUB
+from fooocus.models.partfile import Disk
+from fooocus.models.report import Survey, survey
+from fooocus.models.scan import Library
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where things are: this program, its models and data, the folders by kind, and other programs' by the settings."""
+
+    root: Path
+    models: Path
+    data: Path
+    folders: Mapping[Kind, tuple[Path, ...]]
+    others: tuple[Path, ...] = ()
+
+
+class FirstRun:
+    """The models of this installation. ``wanted`` are the entries that the presets name."""
+
+    def __init__(self, places: Places, wanted: Sequence[Entry], settings: HubSettings) -> None:
+        self.wanted = tuple(wanted)
+        self._places, self._settings = places, settings
+        self._memory = FileMemory(places.data / "models.sqlite")
+        self._stop = threading.Event()
+        self._copies: tuple[Copy, ...] = ()
+        self._search: threading.Thread | None = None
+        self._computer: Computer | None = None
+        self.library = Library(places.folders, self._memory, lambda: placed(places.data))
+        self.fetcher = Fetcher(places.models, places.data, settings, done=lambda path: self.refresh())
+
+    @property
+    def searching(self) -> bool:
+        """Whether other programs' folders are still being looked through."""
+        return self._search is not None and self._search.is_alive()
+
+    def begin(self) -> None:
+        """Look through the folders of models, then for copies of what is missing, both in the background."""
+        if not self.searching:
+            self._search = threading.Thread(target=self._look_around, name="search for models", daemon=True)
+            self._search.start()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until the search that was begun has ended."""
+        if self._search is not None:
+            self._search.join(seconds)
+
+    def refresh(self) -> None:
+        """Look through the folders of models again, in the background."""
+        self.library.start(self._stop)
+
+    def survey(self, measured_seconds: float | None = None) -> Survey:
+        """Say how things are now; ``measured_seconds`` is what a picture took here, if one was made."""
+        if self._computer is None:
+            self._computer = look(self._places.models)  # once: asking for the card takes up to a second
+        free = Disk().free_bytes(self._places.models)
+        return survey(
+            self._places.models,
+            self.wanted,
+            copies=self._copies,
+            placed={name: path for files in placed(self._places.data).values() for name, path in files.items()},
+            measured_seconds=measured_seconds,
+            endpoint=self._settings.environment.get("HF_ENDPOINT", "").rstrip("/") or HUB,
+            computer=dataclasses.replace(self._computer, disk_free_bytes=free),
+        )
+
+    def fetch(self, names: Sequence[str] | None = None) -> None:
+        """Begin to fetch the named files, or all that are neither here nor elsewhere on this disk.
+
+        Raises like :meth:`fooocus.models.fetch.Fetcher.start` and, for an unknown name,
+        :class:`~fooocus.errors.MissingModel`.
+        """
+        if names is None:
+            chosen = list(self.survey().to_fetch)
+        else:
+            chosen = choose(names, {entry.name: entry for entry in self.wanted})
+        if chosen:
+            self.fetcher.start(chosen)
+
+    def use(self, name: str, how: Literal["link", "in place"] = "link") -> None:
+        """Use the copy of a wanted file that another program has.
+
+        Raises :class:`~fooocus.errors.MissingModel` if there is none, and :class:`~fooocus.errors.StorageError`.
+        """
+        copy = next((copy for copy in self._copies if copy.entry.name == name), None)
+        if copy is None or not copy.path.is_file():
+            raise MissingModel(f"There is no copy of {name} on this disk any more.", "Look again, or fetch it.")
+        if how == "link":
+            link(copy, self._places.models)
+        else:
+            use_in_place(copy, self._places.data)
+        self.refresh()
+
+    def close(self) -> None:
+        """End all threads; an unfinished download goes on at the next start."""
+        self._stop.set()
+        self.fetcher.close()
+        self.wait(5)
+
+    def _look_around(self) -> None:
+        self.library.refresh(self._stop)
+        missing = [entry for entry in self.wanted if not entry.target(self._places.models).exists()]
+        if not missing:
+            return
+        places = [*self._places.others, *usual_places(self._settings.environment, self._places.root)]
+        found: list[Copy] = []
+        try:
+            for copy in find_copies(missing, places, self._memory, self._stop):
+                found.append(copy)
+                self._copies = tuple(found)
+        except Stopped:
+            return
+        self._copies = tuple(found)

@@ -1,0 +1,191 @@
+"""Score Pocket's files: ``python -m pocket.evaluate --models models/pocket``.
+
+Pictures are made by the program's own engine, as everybody's are, from prompts and seeds that no training has seen.
+What they show is measured by :mod:`pocket.checker` and, where looks and landscapes are concerned, by
+:mod:`pocket.judge`. Each score stands beside its ceiling: what the same measure says of the painter's own pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+from fooocus.config import Config
+from fooocus.prompt.plan import plan
+from fooocus.prompt.styles import Styles, load_styles
+from fooocus.render.engine import Engine
+from fooocus.request import LoraUse, Request, Size
+from pocket import checker, exams
+from pocket.drawing import Frame, paint
+from pocket.exams import HELD_OUT, Case, Score
+from pocket.export import BASE, LORA, REFINER
+from pocket.judge import JUDGE, load_judge
+from pocket.words import STYLES_FOLDER
+from pocket.world import SHAPES, Scene
+
+# What the scores must reach.
+WANTED = {
+    "colour": 0.97,
+    "shape": 0.93,
+    "backdrop": 0.97,
+    "size": 0.9,
+    "position": 0.9,
+    "pair": 0.75,
+    "elements": 0.9,
+    "look by word": 0.9,
+    "look by style": 0.9,
+    "negative": 0.8,
+}
+GUIDANCE = 6.0
+Table = dict[str, tuple[float, float, int]]  # name -> score, ceiling, number of pictures
+
+
+class Studio:
+    """Makes pictures with one set of files, at one size; the refiner and the LoRA only where they are asked for."""
+
+    def __init__(self, models: Path, size: tuple[int, int], scratch: Path) -> None:
+        self._models, self.size = models, Size(*size)
+        self._engine = Engine(Config(outputs=scratch, data=scratch), previews=False)
+        self._styles: Styles = load_styles(STYLES_FOLDER)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a file is there."""
+        return (self._models / name).exists()
+
+    def make(
+        self, case: Case, seed: int, *, refiner: bool = False, lora: float = 0.0, size: tuple[float, float] = (1.5, 0.8)
+    ) -> np.ndarray:
+        """Return the picture of a case, uint8 (H, W, 3); ``size`` are the two factors of size guidance."""
+        request = Request(
+            prompt=case.prompt,
+            negative=case.negative,
+            styles=(case.style,) if case.style else (),
+            size=self.size,
+            seed=seed,
+            guidance=GUIDANCE,
+            size_positive=size[0],
+            size_negative=size[1],
+            base=str(self._models / BASE),
+            refiner=str(self._models / REFINER) if refiner else "none",
+            loras=(LoraUse(str(self._models / LORA), lora),) if lora else (),
+        )
+        (recipe,) = plan(request, self._styles)
+        return np.asarray(self._engine.render(recipe).image)
+
+    def paint(self, scene: Scene, seed: int) -> np.ndarray:
+        """Return the painter's own picture of a scene, for the ceiling."""
+        return paint(scene, Frame(*self.size), np.random.default_rng((HELD_OUT, seed)))
+
+
+def examine(studio: Studio, cases: Sequence[Case], score: Callable[[Case, np.ndarray], Score], grid: Path) -> Table:
+    """Make and score the picture of every case, and keep them all in one picture for the eye."""
+    made = [studio.make(case, HELD_OUT + number) for number, case in enumerate(cases)]
+    painted = [studio.paint(case.scene, number) for number, case in enumerate(cases)]
+    save_grid(made, grid)
+    reached = _means(score(case, picture) for case, picture in zip(cases, made, strict=True))
+    ceiling = _means(score(case, picture) for case, picture in zip(cases, painted, strict=True))
+    return {name: (mean, ceiling[name][0], count) for name, (mean, count) in reached.items()}
+
+
+def save_grid(pictures: Sequence[np.ndarray], path: Path, columns: int = 10) -> None:
+    """Save pictures in rows, in their order."""
+    blank = np.full_like(pictures[0], 255)
+    padded = [*pictures, *[blank] * (-len(pictures) % columns)]
+    rows = [np.concatenate(padded[i : i + columns], 1) for i in range(0, len(padded), columns)]
+    Image.fromarray(np.concatenate(rows, 0)).save(path)
+
+
+def tricks(studio: Studio, cases: Sequence[Case], to: Path) -> dict[str, dict[str, float]]:
+    """Measure refiner, LoRA and size guidance against their absence, as means over the cases at the same seeds."""
+    plain = [studio.make(case, HELD_OUT + number) for number, case in enumerate(cases)]
+    report: dict[str, dict[str, float]] = {}
+
+    def against(name: str, others: list[np.ndarray]) -> None:
+        save_grid([*plain[:10], *others[:10]], to / f"{name.replace(' ', '_')}.png")
+        moved = [float(np.abs(a.astype(float) - b).mean()) for a, b in zip(plain, others, strict=True)]
+        report[name] = {"mean change of a pixel (of 255)": float(np.mean(moved))}
+        for measure, values in (("without", plain), ("with", others)):
+            darks, contrasts = zip(*(checker.darks_and_contrast(picture) for picture in values), strict=True)
+            report[name] |= {
+                f"edges {measure}": float(np.mean([checker.edge_energy(picture) for picture in values])),
+                f"darks {measure}": float(np.mean(darks)),
+                f"contrast {measure}": float(np.mean(contrasts)),
+            }
+
+    if studio.has(REFINER):
+        refined = [studio.make(case, HELD_OUT + number, refiner=True) for number, case in enumerate(cases)]
+        against("refiner", refined)
+    for weight in (0.5, 1.0) if studio.has(LORA) else ():
+        with_lora = [studio.make(case, HELD_OUT + number, lora=weight) for number, case in enumerate(cases)]
+        against(f"lora {weight}", with_lora)
+    # "plain" above has size guidance; this is its absence, and a small original for the prompt.
+    for name, size in (("size guidance off", (1.0, 1.0)), ("small original", (0.4, 0.4))):
+        against(name, [studio.make(case, HELD_OUT + number, size=size) for number, case in enumerate(cases)])
+    return report
+
+
+def score_all(studio: Studio, count: int, to: Path, judge_file: Path | None, *, narrow: bool) -> Table:
+    """Run the exams; ``narrow`` only that of single things, without a judge no looks and no landscapes."""
+    size = (studio.size.width, studio.size.height)
+    shapes = SHAPES[:6] if narrow else SHAPES
+    cases = exams.singles(count, size, shapes, words=not narrow)
+    table = examine(studio, cases, exams.score_single, to / "singles.png")
+    if narrow:
+        return table
+    table |= examine(studio, exams.pairs(count, size), exams.score_pair, to / "pairs.png")
+    if judge_file is None:
+        return table
+    judge = load_judge(judge_file)
+    table |= examine(studio, exams.landscapes(count), exams.landscape_scorer(judge), to / "landscapes.png")
+    for name, by_style in (("look by word", False), ("look by style", True)):
+        cases = exams.looks(count, size, by_style=by_style)
+        grid = to / f"{name.replace(' ', '_')}.png"
+        table |= examine(studio, cases, exams.look_scorer(judge, name), grid)
+    return table | examine(studio, exams.negatives(count), exams.negative_scorer(judge), to / "negatives.png")
+
+
+def _means(scores: Iterable[Score]) -> dict[str, tuple[float, int]]:
+    """Average each name over the scores that have it; with how many they are."""
+    found: dict[str, list[float]] = {}
+    for score in scores:
+        for name, value in score.items():
+            found.setdefault(name, []).append(float(value))
+    return {name: (float(np.mean(values)), len(values)) for name, values in found.items()}
+
+
+def main() -> int:
+    """Score, print the table, and return 1 if a score is too low."""
+    parser = argparse.ArgumentParser(prog="python -m pocket.evaluate", description="Score Pocket's model files.")
+    parser.add_argument("--models", type=Path, required=True, help="folder of the three files")
+    parser.add_argument("--to", type=Path, required=True, help="folder for tables and grids of pictures")
+    parser.add_argument("--size", default="288x224", help="width x height of the pictures")
+    parser.add_argument("--count", type=int, default=120, help="pictures per exam")
+    parser.add_argument("--judge", type=Path, help=f"the training's {JUDGE}.pt; without it no looks, no landscapes")
+    parser.add_argument("--narrow", action="store_true", help="only single things of usual size in the middle")
+    parser.add_argument("--tricks", type=int, default=0, metavar="N", help="also measure the tricks, on N pictures")
+    parsed = parser.parse_args()
+    parsed.to.mkdir(parents=True, exist_ok=True)
+    width, height = (int(side) for side in parsed.size.split("x"))
+    with TemporaryDirectory() as scratch:
+        studio = Studio(parsed.models.resolve(), (width, height), Path(scratch))
+        table = score_all(studio, parsed.count, parsed.to, parsed.judge, narrow=parsed.narrow)
+        cases = exams.singles(parsed.tricks, (width, height), SHAPES[:6], words=not parsed.narrow)
+        report = tricks(studio, cases, parsed.to) if parsed.tricks else {}
+    print("| what | score | ceiling | wanted | pictures |\n|---|---|---|---|---|")
+    for name, (score, ceiling, count) in table.items():
+        print(f"| {name} | {score:.3f} | {ceiling:.3f} | {WANTED.get(name, '')} | {count} |")
+    for name, measures in report.items():
+        print(f"{name}: " + ", ".join(f"{measure} {value:.4g}" for measure, value in measures.items()))
+    (parsed.to / "scores.json").write_text(json.dumps({"scores": table, "tricks": report}, indent=1))
+    return 0 if all(score >= WANTED.get(name, 0.0) for name, (score, _, _) in table.items()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

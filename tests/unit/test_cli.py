@@ -1,0 +1,168 @@
+"""The command line: every field is an option, every wrong use is a sentence and exit code 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fooocus import cli
+from fooocus.config import Config
+from fooocus.request import LoraUse, Recipe, Request, Size
+from tests.tiny import REPOSITORY
+
+Captured = pytest.CaptureFixture[str]
+
+
+def dry(capsys: Captured, *arguments: str) -> list[Recipe]:
+    assert cli.main(["generate", *arguments, "--dry-run"]) == 0
+    return [Recipe.from_json(values) for values in json.loads(capsys.readouterr().out)]
+
+
+@pytest.fixture
+def models(tiny: Path) -> list[str]:
+    return ["--base", str(tiny / "tiny_base.safetensors"), "--refiner", str(tiny / "tiny_refiner.safetensors")]
+
+
+def test_every_field_of_request_and_config_is_an_option() -> None:
+    helped = cli._generate_parser().format_help()
+    special = {"styles": "--style", "loras": "--lora"}
+    for field in (*dataclasses.fields(Request), *dataclasses.fields(Config)):
+        assert special.get(field.name, f"--{field.name.replace('_', '-')}") in helped
+        assert field.metadata["help"]
+
+
+def test_options_reach_the_recipe(capsys: Captured) -> None:
+    (recipe,) = dry(
+        capsys,
+        *("a fox", "--negative", "fog", "--style", "none", "--size", "768x1344", "--steps", "12", "--switch", "8"),
+        *("--guidance", "5.5", "--sampler", "euler", "--schedule", "normal", "--seed", "9", "--clip-skip", "1"),
+        *("--lora", "ink:0.3", "--lora", "paper", "--refiner", "fine", "--vae", "sharp", "--size-until", "0.3"),
+    )
+    assert recipe == Recipe(
+        prompt="a fox",
+        negative="fog",
+        styles=(),
+        positive_text="a fox",
+        negative_text="fog",
+        size=Size(768, 1344),
+        seed=9,
+        steps=12,
+        switch=8,
+        guidance=5.5,
+        sampler="euler",
+        schedule="normal",
+        base="sd_xl_base_1.0.safetensors",
+        refiner="fine",
+        loras=(LoraUse("ink", 0.3), LoraUse("paper", 1.0)),
+        vae="sharp",
+        clip_skip=1,
+        size_positive=1.5,
+        size_negative=0.8,
+        size_until=0.3,
+    )
+
+
+def test_left_out_means_the_first_fooocus_settings(capsys: Captured) -> None:
+    (recipe,) = dry(capsys, "a fox")
+    assert (recipe.steps, recipe.switch, recipe.guidance, str(recipe.size)) == (30, 21, 7.0, "1152x896")
+    assert recipe.loras == (("sd_xl_offset_example-lora_1.0.safetensors", 0.5),)
+    assert recipe.styles == ("cinematic-default",) and recipe.refiner == "sd_xl_refiner_1.0.safetensors"
+    (quality,) = dry(capsys, "a fox", "--performance", "quality")
+    assert (quality.steps, quality.switch) == (60, 41)
+
+
+def test_another_base_comes_without_the_default_ones_companions(capsys: Captured) -> None:
+    for more in ((), ("--preset", "default")):
+        (recipe,) = dry(capsys, "a fox", "--base", "other", *more)
+        assert (recipe.refiner, recipe.switch, recipe.loras) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--size", "100x100"], "multiple of 8"),
+        (["--steps", "0"], "steps"),
+        (["--steps", "many"], "number"),
+        (["--guidance", "nan"], "guidance"),
+        (["--seed", str(2**63)], "seed"),
+        (["--switch", "3", "--refiner", "none"], "refiner"),
+        (["--lora", "x:heavy"], "weight"),
+        (["--sampler", "magic"], "sampler"),
+        (["--style", "cinematic-defalt"], "cinematic-default"),
+        (["--prompt", "twice"], "twice"),
+        (["--from", "nowhere.png"], "nowhere.png"),
+        (["--preset", "nowhere"], "nowhere"),
+        (["--dtype", "float8"], "float8"),
+        (["--device", "abacus"], "abacus"),
+        (["--listen"], "password"),
+    ],
+)
+def test_wrong_use_is_a_sentence_and_code_2(arguments: list[str], told: str, capsys: Captured, tmp_path: Path) -> None:
+    try:
+        code = cli.main(["generate", "a fox", *arguments, "--out", str(tmp_path)])
+    except SystemExit as error:  # argparse's own way
+        code = error.code  # type: ignore[assignment]
+    captured = capsys.readouterr()
+    assert code == 2
+    assert told in captured.err
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_model_is_told_and_the_code_is_1(capsys: Captured, tmp_path: Path) -> None:
+    assert cli.main(["generate", "a fox", "--base", "nowhere", "--out", str(tmp_path)]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_json_is_one_event_a_line(capsys: Captured, tmp_path: Path, models: list[str]) -> None:
+    options = ["--size", "64x64", "--steps", "2", "--switch", "1", "--json", "--out", str(tmp_path)]
+    assert cli.main(["generate", "a fox", *models, *options]) == 0
+    lines: list[dict[str, Any]] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines].count("step") == 2
+    assert lines[-1]["event"] == "finished" and Path(lines[-1]["paths"][0]).is_file()
+
+
+def test_a_picture_gives_the_identical_picture(capsys: Captured, tmp_path: Path, models: list[str]) -> None:
+    prompt = "a (red:1.2) fox, 狐 🦊"
+    options = ["--size", "72x64", "--steps", "3", "--switch", "2", "--style", "sai-line art"]
+    assert cli.main(["generate", prompt, *models, *options, "--out", str(tmp_path / "a")]) == 0
+    first = Path(capsys.readouterr().out.strip())
+    assert cli.main(["generate", "--from", str(first), *models, "--out", str(tmp_path / "b")]) == 0
+    second = Path(capsys.readouterr().out.strip())
+    assert first != second and first.read_bytes() == second.read_bytes()
+    assert str(tmp_path).encode() not in first.read_bytes(), "no folder of the person is in the picture"
+
+
+def test_a_relative_path_is_the_callers(
+    capsys: Captured, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny)
+    (recipe,) = dry(capsys, "a fox", "--base", "tiny_base.safetensors")
+    assert Path(recipe.base) == tiny / "tiny_base.safetensors"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another way to press Ctrl+C")
+def test_control_c_stops_with_a_word(tmp_path: Path, models: list[str]) -> None:
+    options = ["--size", "512x512", "--steps", "500", "--switch", "499", "--json", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "fooocus", "generate", "a fox", *models, *options]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "step":
+            break
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    last = [json.loads(line)["event"] for line in process.stdout][-1]
+    assert (process.wait(10), last) == (130, "cancelled")
+    assert time.monotonic() - asked < 5
+    process.stdout.close()
+    assert list(tmp_path.rglob("*.png")) == []
