@@ -110,18 +110,16 @@ class Downloader:
         if (free := self._disk.free_bytes(target.parent)) < needed:
             raise too_little_room(target.parent, needed, free)
         with PartFile(target, entry.size_bytes, entry.sha256, self._disk) as part:
-            if target.exists():  # another process was faster while we waited for its lock
-                return self._already_there(entry, target, stop, tell)
             course = _Course(self._sources, self._patience)
-            while True:
+            while not target.exists():  # another process may have been faster while we came to the lock
                 self._receive_all(entry, part, course, stop, tell)
                 tell("checking", part.received, "")
                 if part.is_right(stop):
-                    break
+                    part.finish()
+                    return target
                 part.restart()
                 course.blame(_wrong_content(entry, course.source), part.received)
-            part.finish()
-        return target
+        return self._already_there(entry, target, stop, tell)
 
     def _already_there(self, entry: Entry, target: Path, stop: threading.Event, tell: Tell) -> Path:
         tell("checking", 0, "")
@@ -143,7 +141,8 @@ class Downloader:
                     self._receive(entry, source, part, response, stop, tell)
             except DownloadError as error:
                 pause = course.blame(error, part.received)
-                tell("retrying", part.received, f"{error.sentence} Trying again in {duration(pause)}.")
+                when = f" in {duration(pause)}" if pause >= 1 else ""
+                tell("retrying", part.received, f"{error.sentence} Trying again{when}.")
                 stop.wait(pause)
 
     @contextmanager

@@ -7,21 +7,24 @@ in the composition root; nothing happens before a method is called.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from fooocus.errors import MissingModel, Stopped
+from fooocus.errors import FooocusError, MissingModel, Stopped
 from fooocus.models.catalogue import Entry, Kind, choose
 from fooocus.models.computer import Computer, look
 from fooocus.models.elsewhere import Copy, find_copies, link, placed, use_in_place, usual_places
 from fooocus.models.fetch import Fetcher, HubSettings
 from fooocus.models.hashes import FileMemory
 from fooocus.models.hub import HUB
-from fooocus.models.partfile import Disk
+from fooocus.models.partfile import Disk, tidy
 from fooocus.models.report import Survey, survey
 from fooocus.models.scan import Library
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +120,16 @@ class FirstRun:
         self.fetcher.close()
         self.wait(5)
 
+    def _tidy(self) -> None:
+        for entry in self.wanted:
+            try:
+                tidy(entry.target(self._places.models))
+            except (FooocusError, OSError) as error:  # in use by another process, or a folder that is not ours
+                _log.debug("%s is not tidied up: %s", entry.name, error)
+
     def _look_around(self) -> None:
         self.library.refresh(self._stop)
+        self._tidy()
         missing = [entry for entry in self.wanted if not entry.target(self._places.models).exists()]
         if not missing:
             return

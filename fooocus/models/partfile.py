@@ -118,6 +118,13 @@ def discard(target: Path) -> None:
         raise disk_trouble(target.parent, error, 0) from error
 
 
+def tidy(target: Path) -> None:
+    """Remove the second name that a kill left in the moment between giving a file its name and taking the old one."""
+    part = beside(target, ".part")
+    if part.exists() and target.exists() and part.samefile(target):
+        discard(target)
+
+
 class PartFile:
     """An unfinished file, locked, opened or continued. Every method raises :class:`~fooocus.errors.StorageError`."""
 

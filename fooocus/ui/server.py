@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import re
 import socket
@@ -82,14 +83,23 @@ def build_app(
 
     gradio is imported here, so its environment variables must be set before.
     """
+    previews = Previews()
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    _add_routes(app, config, jobs, previews)
+    # Outside of a running event loop gradio makes several of its own and closes none.
+    asyncio.run(_mount_page(app, config, jobs, defaults, previews, port))
+    return Guard(Shell(app), config, port, seconds=wrong_try_seconds)
+
+
+async def _mount_page(
+    app: FastAPI, config: Config, jobs: Jobs, defaults: Request, previews: Previews, port: int
+) -> None:
+    """Build the Gradio page and mount it behind the routes that ``app`` has."""
     import gradio as gr
 
     from fooocus.ui.page import Page
     from fooocus.ui.theme import make_theme
 
-    previews = Previews()
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    _add_routes(app, config, jobs, previews)
     blocks = Page(config, jobs, defaults, Watcher(jobs, previews, config.outputs)).build()
     gr.mount_gradio_app(
         app,
@@ -107,7 +117,6 @@ def build_app(
         mcp_server=False,
         theme=make_theme(),
     )
-    return Guard(Shell(app), config, port, seconds=wrong_try_seconds)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -22,7 +22,7 @@ from fooocus.errors import FooocusError, Stopped, StorageError
 from fooocus.models.catalogue import Entry
 from fooocus.models.download import RESERVE_BYTES, Downloader, Patience, RateLimit
 from fooocus.models.hub import Source, make_client
-from fooocus.models.partfile import Disk, beside, fetched_bytes
+from fooocus.models.partfile import Disk, beside, fetched_bytes, tidy
 from fooocus.models.troubles import (
     FetchedElsewhere,
     FileTaken,
@@ -384,6 +384,23 @@ def test_a_damaged_tail_is_cut_off(tmp_path: Path, client: httpx.Client) -> None
         fetch([hub], target, client)
         assert is_right(target)
         assert hub.asked[-1].start == 300_000
+
+
+def test_a_kill_between_the_two_names_is_tidied_up(tmp_path: Path, client: httpx.Client) -> None:
+    class Killed(Disk):
+        def publish(self, source: Path, target: Path) -> None:
+            os.link(source, target)
+            raise KeyboardInterrupt  # stands for the end of the process
+
+    target = tmp_path / FILE.name
+    with FakeHub(FILE) as hub:
+        with pytest.raises(KeyboardInterrupt):
+            fetch([hub], target, client, disk=Killed())
+        assert beside(target, ".part").exists()
+        tidy(target)
+        assert os.listdir(tmp_path) == [target.name]
+        fetch([hub], target, client)
+        assert is_right(target) and len(hub.asked) == 1
 
 
 CHILD = """

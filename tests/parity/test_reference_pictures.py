@@ -1,11 +1,11 @@
 """Pictures of the miniature models against those that the original engine sampled from the same files.
 
-The reference (``tests/data/reference_*.safetensors``) holds final latents, the picture, the conditioning and some of the
-steps in between, made in float32 on a CPU.
+The reference (``tests/data/reference_*.safetensors``) holds final latents, the picture, the conditioning and some of
+the steps in between, made in float32 on a CPU.
 
 Tolerances. The starting noise perturbed by 1e-6 moves a result by 1e-6, and sums in another order (batch of two, fused
-attention) have about that effect, so 1e-5 is ten times the noise of arithmetic. The smallest real mistakes are far above
-it: switching one step early moves a result by 5e-3, no negative prompt by 4e-2, no LoRA by 0.27.
+attention) have about that effect, so 1e-5 is ten times the noise of arithmetic. The smallest real mistakes are far
+above it: switching one step early moves a result by 5e-3, no negative prompt by 4e-2, no LoRA by 0.27.
 """
 
 from __future__ import annotations

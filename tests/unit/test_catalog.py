@@ -79,7 +79,9 @@ def test_the_first_of_several_folders_wins(folder: Path) -> None:
     assert catalog.resolve("checkpoint", "other") == second / "other.safetensors"
 
 
-def test_only_an_absolute_path_is_taken_as_it_is(catalog: Catalog, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_an_absolute_path_is_taken_as_it_is(
+    catalog: Catalog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outside = folder.parent / "secret.safetensors"
     assert catalog.resolve("checkpoint", outside) == outside
     assert catalog.resolve("checkpoint", str(outside)) == outside

@@ -10,15 +10,17 @@ import pytest
 
 from fooocus.errors import MissingModel
 from fooocus.models.catalogue import Entry, load_catalogue
+from fooocus.models.commands import doctor, fetch
 from fooocus.models.computer import Card, Computer, look
 from fooocus.models.elsewhere import Copy
 from fooocus.models.fetch import FileProgress, HubSettings, Progress
 from fooocus.models.first_run import FirstRun, Places
 from fooocus.models.partfile import Disk, PartFile
 from fooocus.models.report import lines, progress_line, survey
+from fooocus.models.troubles import DownloadError
 from fooocus.models.verdict import judge
 from fooocus.models.words import amount, duration
-from tests.fakes.fake_hub import FakeHub, RemoteFile
+from tests.fakes.fake_hub import FakeHub, Fault, RemoteFile
 from tests.layouts import BASE, LORA, REFINER
 
 GB = 10**9
@@ -205,3 +207,30 @@ def test_a_search_for_a_missing_copy_is_a_sentence(tmp_path: Path, home: Path) -
     with pytest.raises(MissingModel, match="not in the catalogue"):
         run.fetch(["y.safetensors"])
     run.close()
+
+
+def test_the_commands_link_what_is_there_and_fetch_the_rest(tmp_path: Path, home: Path) -> None:
+    one, two = (RemoteFile(f"{n}.safetensors", 300_000 + n, n) for n in range(2))
+    there = home / "ComfyUI" / "models" / "loras" / "x.safetensors"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(one.read(0, one.size))
+    told: list[Progress] = []
+    with FakeHub(one, two) as hub:
+        run = first_run(tmp_path, [one, two], {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf")})
+        assert any("found at" in line for line in doctor(run))
+        assert hub.asked == [] and hub.heads == 0
+        assert fetch(run, None, told.append).ended
+        assert [file.state for file in run.survey().files] == ["here", "here"]
+        assert told[-1].files[0].name == two.name and len(hub.asked) == 1
+        run.library.refresh()
+        assert any(line.startswith("Not usable") for line in doctor(run))  # the bytes are noise, which it says
+        run.close()
+
+
+def test_a_failed_fetch_is_an_error_with_its_sentence(tmp_path: Path, home: Path) -> None:
+    file = RemoteFile("x.safetensors", 1000)
+    with FakeHub(file, faults=[Fault("status", value="404")]) as hub:
+        run = first_run(tmp_path, [file], {"HF_ENDPOINT": hub.url, "HF_HOME": str(home)})
+        with pytest.raises(DownloadError, match=r"has no x\.safetensors"):
+            fetch(run, None, lambda progress: None)
+        run.close()

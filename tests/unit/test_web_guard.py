@@ -6,11 +6,9 @@ What each row asks for was answered with 200, or executed, by the web framework 
 from __future__ import annotations
 
 import base64
-import gc
 import random
 import re
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,11 +57,7 @@ def app(folder: Path) -> Guard:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         patch.setenv("HF_HUB_OFFLINE", "1")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # gradio forgets an event loop while it is imported
-            app = build(folder)
-            gc.collect()
-    return app
+        return build(folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,204 @@
+"""Pocket's world: pictures show what their captions say, a seed gives one picture, and every part has its words."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from fooocus.prompt.styles import load_styles
+from pocket import checker, names
+from pocket.drawing import Frame, paint
+from pocket.networks import QUARTER, Unet, make_unet, make_vae
+from pocket.samples import level_at, pictures, sample
+from pocket.training import dice, rate_at
+from pocket.vae import begin_with_colours, standardise
+from pocket.words import STRANGER, STYLES_FOLDER, Words
+from pocket.world import (
+    ELEMENTS,
+    LOOK_OF_STYLE,
+    LOOKS,
+    PALETTE,
+    SHAPES,
+    Backdrop,
+    Scene,
+    Thing,
+    attribute_sizes,
+    attributes,
+    caption,
+    place,
+    possible,
+    scene,
+)
+
+SIZES = ((144, 112), (112, 144), (288, 224))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_seed_gives_one_picture(size: tuple[int, int]) -> None:
+    first, again, other = (sample((seed, 7), size, "all") for seed in (3, 3, 4))
+    assert first.picture.shape == (size[1], size[0], 3) and first.picture.dtype == np.uint8
+    assert (first.picture == again.picture).all() and first.scene == again.scene and first.sizes == again.sizes
+    assert (first.picture != other.picture).any()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", SIZES[:2])
+def test_the_checker_reads_what_the_painter_paints(shape: str, size: tuple[int, int]) -> None:
+    frame = Frame(*size)
+    for number, colour in enumerate(PALETTE):
+        behind = "white" if colour not in ("white", "yellow", "pink") else "blue"
+        words = (("", ""), ("small", ""), ("large", ""), ("", "left"), ("", "top"))[number % 5]
+        thing = place(shape, colour, frame.half, size=words[0], position=words[1])
+        picture = paint(Scene("single", (thing,), Backdrop("plain", (behind,))), frame, np.random.default_rng(number))
+        seen = checker.only_thing(picture)
+        assert seen is not None and (seen.shape, seen.colour) == (shape, colour)
+        assert checker.backdrop_colours(picture) == (behind, behind)
+        assert checker.position_word(seen, frame) == (words[1] or "centre")
+        if not words[1]:
+            assert checker.size_word(seen) == words[0]
+
+
+def test_the_checker_is_not_fooled() -> None:
+    frame = Frame(144, 112)
+    empty = paint(Scene("single", (), Backdrop("plain", ("red",))), frame, np.random.default_rng(0))
+    assert checker.only_thing(empty) is None
+    circle = Scene("single", (Thing("circle", "red", 0.5, 0, 0),), Backdrop("plain", ("white",)))
+    seen = checker.only_thing(paint(circle, frame, np.random.default_rng(0)))
+    assert seen is not None and seen.shape not in ("square", "star") and seen.colour != "orange"
+
+
+def test_captions_name_everything_that_is_asked_for() -> None:
+    synonyms = {"gray": "gra?e?y", "purple": "purple|violet"}
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        shown = scene(rng, 288, 224, "objects")
+        said = caption(shown, rng)
+        for thing in shown.things:
+            assert thing.shape in said and re.search(synonyms.get(thing.colour, thing.colour), said), said
+        for colour in shown.backdrop.colours:
+            assert re.search(synonyms.get(colour, colour), said), said
+
+
+def test_a_thing_never_has_the_colour_of_its_backdrop() -> None:
+    for seed in range(300):
+        shown = scene(np.random.default_rng(seed), 288, 224, "objects")
+        assert not {thing.colour for thing in shown.things} & set(shown.backdrop.colours)
+
+
+def test_skies_hold_what_they_can() -> None:
+    assert possible(("sun", "tree"), "night") == ("moon", "tree")
+    assert possible(("moon", "stars"), "day") == ("sun", "clouds")
+    assert possible(("boat",), "sunset") == ("sea", "boat")
+
+
+@pytest.mark.parametrize("look", ("", *LOOKS))
+def test_every_look_changes_the_picture_and_only_plain_does_not(look: str) -> None:
+    shown = Scene("single", (Thing("star", "red", 0.5, 0, 0),), Backdrop("plain", ("blue",)))
+    frame = Frame(144, 112)
+    plain = paint(shown, frame, np.random.default_rng(5)).astype(int)
+    painted = paint(dataclasses.replace(shown, look=look), frame, np.random.default_rng(5)).astype(int)
+    assert (np.abs(painted - plain).mean() > 8) == bool(look)
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("time", ("sunset", "night"))
+def test_every_element_can_be_seen(element: str, time: str) -> None:
+    if element not in possible((element,), time):
+        return  # the sun at night
+    frame = Frame(144, 112)
+    others = ("clouds",) if element != "clouds" else ("mountains",)
+    without, with_it = (
+        paint(Scene("landscape", elements=names_, time=time), frame, np.random.default_rng(2)).astype(int)
+        for names_ in (others, possible((*others, element), time))
+    )
+    assert (np.abs(with_it - without).max(-1) > 30).mean() > 0.003
+
+
+def test_attributes_stay_in_their_ranges() -> None:
+    sizes = attribute_sizes()
+    for seed in range(200):
+        known = attributes(scene(np.random.default_rng(seed), 288, 224))
+        assert known.keys() == sizes.keys()
+        assert all(-1 <= known[name] < sizes[name] for name in sizes)
+
+
+def test_all_styles_that_stand_for_a_look_exist() -> None:
+    styles = load_styles(STYLES_FOLDER)
+    assert set(LOOK_OF_STYLE) <= set(styles.names)
+    assert set(LOOK_OF_STYLE.values()) == set(LOOKS)
+
+
+def test_a_small_original_is_blurred_and_said_to_be_small() -> None:
+    made = [sample((seed, 1), (144, 112), "narrow") for seed in range(80)]
+    sharp = [checker.edge_energy(one.picture) for one in made if one.sizes[0] >= 112 and not one.sizes[2]]
+    blurred = [checker.edge_energy(one.picture) for one in made if one.sizes[0] < 60]
+    assert len(sharp) > 20 and len(blurred) > 3
+    assert np.median(blurred) < 0.5 * np.median(sharp)
+    assert all(one.sizes[4:] == (112, 144) for one in made)
+
+
+def test_words_know_captions_and_take_the_rest_for_strangers() -> None:
+    words = Words()
+    known, other = words.rows(["a red circle", "a red zebra circle"])[0]
+    assert known[0] == words.begin and known[4] == words.end
+    assert STRANGER not in known[:5] and STRANGER in other
+    assert [row for row in other if row != STRANGER][:5] == list(known[:5])
+    row_l, row_g = words.rows([""])
+    assert list(row_l[0][:2]) == [words.begin, words.end] and row_g[0][2] != words.end
+
+
+def test_the_vae_begins_as_one_that_knows_colours() -> None:
+    torch.manual_seed(0)
+    plan = dataclasses.replace(QUARTER, vae_widths=(8, 16, 16, 16))
+    vae = make_vae(plan).eval()
+    shown = pictures([sample((seed, 2), (96, 64), "narrow", plainly=True).picture for seed in range(4)])
+
+    def through() -> torch.Tensor:
+        with torch.no_grad():
+            return vae.decode(vae.encode(shown).latent_dist.mean).sample
+
+    untrained = (through() - shown).pow(2).mean()
+    begin_with_colours(vae)
+    begun = through()
+    assert (begun - shown).pow(2).mean() < min(0.06, 0.3 * float(untrained))  # 0.06: 18 dB
+
+    standardise(vae, iter([shown]))
+    assert torch.allclose(through(), begun, atol=1e-4)
+    with torch.no_grad():
+        latents = vae.encode(shown).latent_dist.mean * 0.13025
+    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=0.01)
+
+
+def test_names_lead_back_through_the_loader() -> None:
+    """Every tensor of the three kinds of network gets a name that the program's loader turns into the same place."""
+    from fooocus.families.layout import Declared
+    from fooocus.families.sdxl_unet import read_unet
+    from fooocus.families.sdxl_vae import read_vae
+
+    for layers in ((0, 1, 2), (0, 1, 1, 0)):
+        unet = make_unet(Unet((16,) * len(layers), layers), QUARTER, context_width=12, size_ids=6)
+        stored = names.unet_tensors(unet.state_dict(), layers)
+        shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+        found = read_unet(shapes, Declared(head_width=16, norm_groups=8))
+        assert found.sources.keys() == unet.state_dict().keys()
+        for name, tensor in unet.state_dict().items():
+            assert stored[found.sources[name].key] is tensor or (stored[found.sources[name].key] == tensor).all()
+
+    vae = make_vae(dataclasses.replace(QUARTER, vae_widths=(8, 16, 16, 16)))
+    stored = names.vae_tensors(vae.state_dict(), 4)
+    found = read_vae({name: tuple(tensor.shape) for name, tensor in stored.items()}, Declared(norm_groups=1))
+    assert found.sources.keys() == vae.state_dict().keys()
+    for name, tensor in vae.state_dict().items():
+        assert (found.sources[name].view(stored[found.sources[name].key]) == tensor).all()
+
+
+def test_training_is_the_same_after_a_stop() -> None:
+    assert dice("base", 12).random() == dice("base", 12).random() != dice("base", 13).random()
+    assert rate_at(0.0, 0) < rate_at(0.3, 1000) == 1.0 > rate_at(0.8, 1000) > rate_at(1.0, 1000) > 0
+    assert (
+        level_at({"narrow": 0.0, "all": 0.5}, 0.49) == "narrow" and level_at({"narrow": 0.0, "all": 0.5}, 0.5) == "all"
+    )
