@@ -96,7 +96,14 @@ def _watercolor(behind: np.ndarray, layers: Sequence[Layer], frame: Frame, rng: 
 
 
 def _photo(behind: np.ndarray, layers: Sequence[Layer], frame: Frame, rng: np.random.Generator) -> np.ndarray:
-    gray = _plain(behind, layers, frame, rng) @ np.asarray((0.3, 0.59, 0.11), np.float32)
+    """Through an orange filter, with shadows around things, so that red and blue of one brightness stay apart."""
+    picture = behind
+    for layer in layers:
+        body = mask(layer.polygons, frame)
+        if layer.depth != 2:
+            picture = picture * (1 - 0.4 * _blur(body, frame.unit * 0.06) * (1 - body))
+        picture = picture * (1 - body) + np.asarray(layer.colour, np.float32) * body
+    gray = picture @ np.asarray((0.52, 0.36, 0.12), np.float32)
     lit = ((gray - 118) * 1.12 + 118)[..., None] * (1 - 0.3 * _distance(frame) ** 2)
     grain = rng.normal(0, 4, (frame.height, frame.width, 1)).astype(np.float32)
     return np.broadcast_to(lit + grain, behind.shape)
@@ -120,14 +127,15 @@ def _isometric(behind: np.ndarray, layers: Sequence[Layer], frame: Frame, rng: n
     wall = behind * 0.45 + 255 * 0.5
     top: Points = [(0, 0.18), (ax * 0.86, 0.55), (0, 0.92), (-ax * 0.86, 0.55)]
     edge: Points = [(-ax * 0.86, 0.55), (0, 0.92), (ax * 0.86, 0.55), (ax * 0.86, 0.64), (0, 1.01), (-ax * 0.86, 0.64)]
-    sample = behind.mean((0, 1))
-    base = (int(sample[0]), int(sample[1]), int(sample[2]))
+    red, green, blue = behind.mean((0, 1)).astype(int).tolist()
+    ground = [layer.colour for layer in layers if layer.depth == 2]
+    base = ground[0] if ground else (red, green, blue)
     made = [Layer((edge,), _scaled(base, 0.62)), Layer((top,), _scaled(base, 0.88))]
-    for number, layer in enumerate(layers):
-        upright = tuple([(x * 0.72 + 0.0, y * 0.72 - 0.16 + x * 0.3) for x, y in polygon] for polygon in layer.polygons)
+    for number, layer in enumerate(layer for layer in layers if layer.depth != 2):
+        upright = tuple([(x * 0.72, y * 0.72 - 0.16 + x * 0.3) for x, y in polygon] for polygon in layer.polygons)
         start = 0.012 * number
-        for step in range(6, 0, -1):
-            offset = 0.03 * step
+        for step in range(12 if layer.depth else 0, 0, -1):  # stars stay flat
+            offset = 0.015 * step
             back = tuple([(x + offset + start, y - offset * 0.42) for x, y in polygon] for polygon in upright)
             made.append(Layer(back, _scaled(layer.colour, 0.66)))
         made.append(Layer(upright, layer.colour))
@@ -135,17 +143,30 @@ def _isometric(behind: np.ndarray, layers: Sequence[Layer], frame: Frame, rng: n
 
 
 def _papercut(behind: np.ndarray, layers: Sequence[Layer], frame: Frame, rng: np.random.Generator) -> np.ndarray:
-    fibre = _clouds(rng, frame, 40) * 2.5
-    picture = behind + fibre
-    offset = max(1, round(frame.unit * 0.035))
-    for layer in layers:
-        body = mask(layer.polygons, frame)
-        fall = np.roll(_blur(body, frame.unit * 0.04), (offset * 2, offset), (0, 1))
-        picture = picture * (1 - 0.5 * fall * (1 - body))
+    """Sheets of paper that cast shadows, seen through a window that is cut into a sheet of the backdrop's colour."""
+    fibre = _clouds(rng, frame, 40) * 1.5
+    picture = behind * 0.86 + 30 + fibre
+    offset = max(1, round(frame.unit * 0.04))
+    ax, ay = (side - 0.11 for side in frame.half)
+    window = mask([_rounded(ax, ay, 0.16)], Frame(frame.width, frame.height))
+    for body, colour in [*((mask(layer.polygons, frame), layer.colour) for layer in layers), (1 - window, None)]:
+        fall = np.roll(_blur(body, frame.unit * 0.045), (offset * 2, offset), (0, 1))
+        picture = picture * (1 - 0.55 * fall * (1 - body))
         rim = (body - np.roll(body, (1, 1), (0, 1))).clip(0, 1)  # the lit upper edge of the sheet
-        sheet = np.asarray(layer.colour, np.float32) + fibre
-        picture = picture * (1 - body) + (sheet + rim * 26) * body
+        tone = behind * 0.8 if colour is None else np.asarray(colour, np.float32)
+        picture = picture * (1 - body) + (tone + fibre + rim * 30) * body
     return picture
+
+
+def _rounded(rx: float, ry: float, corner: float) -> Points:
+    """Return a rectangle of half sides rx and ry around the centre, with round corners."""
+    points = []
+    for number, (sx, sy) in enumerate(((1, 1), (-1, 1), (-1, -1), (1, -1))):
+        for angle in np.linspace(number * np.pi / 2, (number + 1) * np.pi / 2, 8):
+            points.append(
+                (sx * (rx - corner) + corner * float(np.cos(angle)), sy * (ry - corner) + corner * float(np.sin(angle)))
+            )
+    return points
 
 
 def _scaled(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:

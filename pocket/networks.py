@@ -71,7 +71,7 @@ class Plan:
 QUARTER = Plan(
     sizes=((288, 224), (224, 288), (256, 256), (304, 208), (208, 304), (336, 192)),
     levels={"narrow": 0.0, "objects": 0.1, "all": 0.25},
-    pictures=240_000,
+    pictures=160_000,
     crop_px=128,
     vae_widths=(32, 48, 64, 96),
     vae_groups=1,
@@ -81,12 +81,12 @@ QUARTER = Plan(
     refiner=Unet((32, 48, 48, 48), (0, 1, 1, 0)),
     unet_groups=8,
     stages={
-        "vae": Stage(12_000, 64, 1.5e-3),
-        "text": Stage(3_000, 256, 2e-3),
-        "base": Stage(40_000, 128, 1e-3),
-        "refiner": Stage(12_000, 128, 1e-3),
-        "lora": Stage(800, 64, 2e-3),
-        "judge": Stage(3_000, 64, 1e-3),
+        "vae": Stage(4_000, 48, 1.5e-3),
+        "text": Stage(2_000, 256, 2e-3),
+        "base": Stage(12_000, 256, 1.2e-3),
+        "refiner": Stage(4_000, 256, 1.2e-3),
+        "lora": Stage(500, 64, 2e-3),
+        "judge": Stage(1_500, 64, 1e-3),
     },
 )
 EIGHTH = dataclasses.replace(
@@ -99,8 +99,8 @@ EIGHTH = dataclasses.replace(
     base=Unet((32, 64, 96), (0, 1, 2)),
     unet_groups=4,
     stages={
-        "vae": Stage(5_000, 6, 1.5e-3),
-        "text": Stage(500, 64, 2e-3),
+        "vae": Stage(3_300, 6, 1.5e-3),
+        "text": Stage(1_200, 64, 2e-3),
         "base": Stage(3_000, 24, 1.2e-3),
         "refiner": Stage(800, 24, 1.2e-3),
         "lora": Stage(100, 16, 2e-3),

@@ -103,8 +103,9 @@ class Page:
                     html_attributes=gr.InputHTMLAttributes(enterkeyhint="go"),
                 )
                 self._go = gr.Button("Generate", variant="primary", elem_id="go")
-                self._skip = gr.Button("Skip", visible=False, elem_id="skip")
-                self._stop = gr.Button("Stop", visible=False, elem_id="stop")
+                # Which of the three is shown follows from the stage, by page.css.
+                self._skip = gr.Button("Skip", elem_id="skip")
+                self._stop = gr.Button("Stop", elem_id="stop")
             self._problem = gr.HTML("", elem_id="problem", apply_default_css=False, js_on_load=None)
             with gr.Row(elem_id="foot"):
                 self._advanced = gr.Checkbox(False, label="Advanced", container=False, elem_id="advanced-switch")
@@ -130,9 +131,8 @@ class Page:
             queue=False,
             **quiet,
         )
-        buttons = [self._go, self._skip, self._stop]
-        self._tab.change(self._watch, self._tab, [self._stage, *buttons], trigger_mode="always_last", **quiet)
-        self._stop.click(self._stop_job, self._tab, self._stop, queue=False, **quiet)
+        self._tab.change(self._watch, self._tab, self._stage, trigger_mode="always_last", **quiet)
+        self._stop.click(self._stop_job, self._tab, None, queue=False, **quiet)
         self._skip.click(self._skip_picture, self._tab, None, queue=False, **quiet)
         self._tab.change(None, self._tab, None, js="ids => { sessionStorage.setItem('fooocus.jobs', ids) }")
         self._advanced.change(None, self._advanced, None, js="on => { document.body.classList.toggle('advanced', on) }")
@@ -197,26 +197,18 @@ class Page:
                 answer[self._controls[field]] = gr.update(info=words, elem_classes=[*_classes(field), "wrong"])
         return answer
 
-    async def _watch(self, tab: str, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
-        """Show the active jobs of a tab, one after the other, until the last has ended."""
-        phase = ""
-        async for view in self._watcher.watch((tab or "").split(), _owner(request)):
-            answer: dict[Any, Any] = {self._stage: views.stage(view)}
-            now = f"{view.active} {view.phase == 'running' and view.pictures > 1}"
-            if now != phase:
-                phase = now
-                answer |= {
-                    self._go: gr.update(visible=not view.active),
-                    self._stop: gr.update(visible=view.active, interactive=True, value="Stop"),
-                    self._skip: gr.update(visible=view.phase == "running" and view.pictures > 1),
-                }
-            yield answer
+    async def _watch(self, tab: str, request: gr.Request) -> AsyncIterator[str]:
+        """Show the active jobs of a tab, one after the other, until the last has ended.
 
-    def _stop_job(self, tab: str, request: gr.Request) -> Any:
+        Each answer is the whole stage: of answers that come quickly after each other the browser may take only the last.
+        """
+        async for view in self._watcher.watch((tab or "").split(), _owner(request)):
+            yield views.stage(view)
+
+    def _stop_job(self, tab: str, request: gr.Request) -> None:
         """Stop the job that this tab shows."""
         for job in self._watched(tab, request)[:1]:
             self._jobs.cancel(job)
-        return gr.update(value="Stopping", interactive=False)
 
     def _skip_picture(self, tab: str, request: gr.Request) -> None:
         """Go on with the next picture of the job that this tab shows."""

@@ -43,8 +43,10 @@ def stage(view: View) -> str:
             inside = _picture_forming(view) + _strip(view.saved, None, view.pictures) + _progress(view)
         case _:
             inside = _outcome(view)
+    active = " data-active" if view.active else ""
+    active += " data-skippable" if view.phase == "running" and view.pictures > 1 else ""
     return (
-        f'<section class="stage" data-phase="{view.phase}" data-job="{escape(view.job)}" data-title="{_title(view)}" '
+        f'<section class="stage" data-phase="{view.phase}"{active} data-job="{escape(view.job)}" data-title="{_title(view)}" '
         f'aria-label="Picture">{inside}</section>'
     )
 

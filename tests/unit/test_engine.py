@@ -208,7 +208,7 @@ def test_an_identical_refiner_changes_nothing(runner: Any) -> None:
 
 
 def test_one_run_is_not_two_runs(runner: Any) -> None:
-    """Two separate runs lose the sampler's history at the border, even with one network; the continuous one keeps it."""
+    """Two separate runs lose the sampler's history at the border, even with one network; one run keeps it."""
     base, twin = runner.models
     continuous = runner(switch_at(base, twin, 5)).x
     first = runner(lambda step: base, stop=5)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fooocus.prompt.styles import load_styles
-from pocket import checker, names
+from pocket import checker, exams, names
 from pocket.drawing import Frame, paint
-from pocket.networks import QUARTER, Unet, make_unet, make_vae
+from pocket.networks import QUARTER, Stage, Unet, make_unet, make_vae
 from pocket.samples import level_at, pictures, sample
-from pocket.training import dice, rate_at
+from pocket.training import Bench, OutOfTime, rate_at, train
 from pocket.vae import begin_with_colours, standardise
 from pocket.words import STRANGER, STYLES_FOLDER, Words
 from pocket.world import (
@@ -196,9 +198,50 @@ def test_names_lead_back_through_the_loader() -> None:
         assert (found.sources[name].view(stored[found.sources[name].key]) == tensor).all()
 
 
-def test_training_is_the_same_after_a_stop() -> None:
-    assert dice("base", 12).random() == dice("base", 12).random() != dice("base", 13).random()
+def test_the_rate_rises_stays_and_falls() -> None:
     assert rate_at(0.0, 0) < rate_at(0.3, 1000) == 1.0 > rate_at(0.8, 1000) > rate_at(1.0, 1000) > 0
     assert (
         level_at({"narrow": 0.0, "all": 0.5}, 0.49) == "narrow" and level_at({"narrow": 0.0, "all": 0.5}, 0.5) == "all"
     )
+
+
+def test_a_training_in_pieces_is_the_training_in_one(tmp_path: Path) -> None:
+    def trained(folder: Path, stops: int) -> torch.Tensor:
+        folder.mkdir()
+        for piece in range(stops + 1):
+            torch.manual_seed(1)
+            line = torch.nn.Linear(3, 1)
+            until = math.inf if piece == stops else 0.0  # 0: over after one step
+            bench = Bench(folder, torch.device("cpu"), 0, until, lambda text: None)
+
+            def draw(rng: np.random.Generator, progress: float) -> tuple[torch.Tensor, ...]:
+                return (torch.from_numpy(rng.standard_normal((8, 3))).float(),)
+
+            def loss_of(x: torch.Tensor, line: torch.nn.Linear = line) -> tuple[torch.Tensor, torch.Tensor]:
+                loss = (line(x) - x.sum(1, keepdim=True)).pow(2).mean()
+                return loss, loss.detach()
+
+            if piece == stops:
+                train("line", {"line": line}, Stage(12, 8, 0.1), bench, draw, loss_of)
+            else:
+                with pytest.raises(OutOfTime):
+                    train("line", {"line": line}, Stage(12, 8, 0.1), bench, draw, loss_of)
+        return line.weight.detach()
+
+    whole, pieces = trained(tmp_path / "whole", 0), trained(tmp_path / "pieces", 3)
+    assert torch.equal(whole, pieces)
+    assert not torch.equal(whole, trained(tmp_path / "again", 0) + 1e-6)  # the comparison can fail
+
+
+def test_the_painter_passes_its_own_exams() -> None:
+    size = (144, 112)
+
+    def painted(case: exams.Case, seed: int) -> np.ndarray:
+        return paint(case.scene, Frame(*size), np.random.default_rng(seed))
+
+    for number, case in enumerate(exams.singles(18, size, SHAPES)):
+        assert all(exams.score_single(case, painted(case, number)).values()), case.prompt
+        other = exams.singles(1, size, ("cross",))[0]
+        assert not all(exams.score_single(case, painted(other, 0)).values())
+    for number, case in enumerate(exams.pairs(9, size)):
+        assert all(exams.score_pair(case, painted(case, number)).values()), case.prompt

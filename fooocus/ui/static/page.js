@@ -4,14 +4,19 @@
   const prompt = () => document.querySelector("#field-prompt textarea");
   const stage = () => document.querySelector("#stage .stage");
 
-  // The stage says what the tab is called.
+  let stopping = null; // the job that was asked to stop and has not yet
+
+  // The stage says what the tab is called, and whether a job that shall stop still runs.
   const title = () => {
     const words = stage()?.dataset.title;
     if (words && document.title !== words) document.title = words;
-    document.body.dataset.phase = stage()?.dataset.phase ?? "empty";
+    if (stage()?.dataset.job !== stopping || !stage().hasAttribute("data-active")) {
+      stopping = null;
+      document.body.classList.remove("stopping");
+    }
   };
   new MutationObserver(title).observe(document.documentElement, {
-    subtree: true, childList: true, attributes: true, attributeFilter: ["data-title"],
+    subtree: true, childList: true, attributes: true, attributeFilter: ["data-title", "data-active", "data-job"],
   });
 
   // On a phone the sheet of settings stands on the desk, whose height follows the prompt.
@@ -42,6 +47,10 @@
       prompt().value = example.dataset.example;
       prompt().dispatchEvent(new Event("input", { bubbles: true }));
       prompt().focus();
+    }
+    if (event.target.closest?.("#stop")) {
+      stopping = stage().dataset.job;
+      document.body.classList.add("stopping");
     }
     const choice = event.target.closest?.('.stage:not([data-phase="running"]) .strip button');
     if (choice) show(choice);
