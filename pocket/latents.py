@@ -46,7 +46,7 @@ def make_latents(plan: Plan, bench: Bench) -> None:
             raise SystemExit("there is no VAE yet: run the stage vae first")
         drawn = samples(0, _MEASURED, plan.sizes[0], "all", workers=bench.workers)
         mean, spread = standardise(vae, (pictures(found).to(bench.device) for found in _bundles(drawn)))
-        bench.say(f"latents: mean {mean.tolist()}, spread {spread.tolist()} made 0 and 1")
+        bench.say(f"latents: mean {mean.tolist()}, spread {spread.tolist()} before")
         _save(vae.state_dict(), bench, "vae_unit")
     vae = load_vae(plan, bench)
     for level, size, count in shelves(plan):

@@ -90,7 +90,8 @@ def train(
     ]
     optimiser = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.99), weight_decay=0.01)
     run = _Run(name, nn.ModuleDict(dict(modules)), optimiser, bench)
-    if run.resume() or run.step >= stage.steps:
+    run.resume()
+    if run.step >= stage.steps:
         run.finish()
         return
     watch = _Watch(run.step, stage.steps, bench)
@@ -107,10 +108,10 @@ def train(
         optimiser.step()
         run.advance()
         if watch.look(name, run.step, number) or time.time() >= bench.until:
-            run.save(done=False)
+            run.save()
         if time.time() >= bench.until:
             raise OutOfTime(f"{name} stopped at step {run.step} of {stage.steps}")
-    run.save(done=True)
+    run.save()
     run.finish()
 
 
@@ -136,16 +137,13 @@ class _Run:
         self._path, self._device, self._optimiser = bench.path(name), bench.device, optimiser
         self._average = {key: value.detach().clone() for key, value in whole.state_dict().items()}
 
-    def resume(self) -> bool:
-        """Take up what the stage's file holds; return whether the stage was finished."""
-        if not self._path.exists():
-            return False
-        kept = torch.load(self._path, map_location=self._device)
-        self.step, self._average = int(kept["step"]), kept["average"]
-        if not kept["done"]:
+    def resume(self) -> None:
+        """Take up what the stage's file holds, if there is one."""
+        if self._path.exists():
+            kept = torch.load(self._path, map_location=self._device)
+            self.step, self._average = int(kept["step"]), kept["average"]
             self.whole.load_state_dict(kept["weights"])
             self._optimiser.load_state_dict(kept["optimiser"])
-        return bool(kept["done"])
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -157,13 +155,11 @@ class _Run:
         # All at once: one by one would take as long as the step itself on a graphics card.
         torch._foreach_lerp_([self._average[key] for key in learnt], [now[key] for key in learnt], share)
 
-    def save(self, *, done: bool) -> None:
+    def save(self) -> None:
         """Write the stage's file; the old one is replaced only by a whole new one."""
-        kept = {"step": self.step, "average": self._average, "done": done}
-        if not done:
-            kept |= {"weights": self.whole.state_dict(), "optimiser": self._optimiser.state_dict()}
+        kept = {"step": self.step, "average": self._average, "weights": self.whole.state_dict()}
         part = self._path.with_suffix(".part")
-        torch.save(kept, part)
+        torch.save(kept | {"optimiser": self._optimiser.state_dict()}, part)
         os.replace(part, self._path)
 
     def finish(self) -> None:

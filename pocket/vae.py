@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fooocus.render.preview import LATENT_TO_RGB
 from pocket.networks import LATENT_SCALE
 
 if TYPE_CHECKING:
@@ -91,29 +92,50 @@ def loss(vae: AutoencoderKL, pictures: Tensor, noise: Tensor) -> tuple[Tensor, T
     that keeps the latents bounded and smooth (Rombach et al. 2022, arXiv:2112.10752, appendix G).
     """
     posterior = vae.encode(pictures).latent_dist
-    seen = vae.decode(posterior.mean + posterior.std * noise).sample
-    off = seen - pictures
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()
+    off = vae.decode(mean + (0.5 * logvar).exp() * noise).sample.float() - pictures
     across, down = off[..., 1:] - off[..., :-1], off[..., 1:, :] - off[..., :-1, :]
     edges = across.abs().mean() + down.abs().mean()
-    divergence = posterior.kl().mean() / posterior.mean[0].numel()
+    divergence = 0.5 * (mean.pow(2) + logvar.exp() - 1 - logvar).mean()
     square = off.pow(2).mean()
     return off.abs().mean() + 2 * square + 0.5 * edges + 1e-4 * divergence, square.detach()
 
 
 @torch.no_grad()
 def standardise(vae: AutoencoderKL, batches: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rescale the VAE's last and first 1x1 convolutions until latents times LATENT_SCALE have mean 0 and spread 1.
+    """Change the VAE's last and first 1x1 convolutions until its latents times LATENT_SCALE are as SDXL's should be.
 
-    Per channel, measured over ``batches`` of pictures. Returns the mean and spread that were found; the decoded
-    pictures do not change.
+    Over all ``batches`` of pictures they then have mean 0, spread 1 and no correlation, and of all rotations the one
+    for which the program's preview, which is made for SDXL, shows the right colours. Decoded pictures do not change.
+    Returns mean and spread before.
     """
-    found = torch.cat([vae.encode(batch).latent_dist.mean.transpose(0, 1).flatten(1) for batch in batches], 1)
-    mean, spread = found.mean(1), found.std(1)
-    factor = 1 / (spread * LATENT_SCALE)
+    latents, colours = [], []
+    for batch in batches:
+        encoded = vae.encode(batch).latent_dist.mean
+        latents.append(encoded.transpose(0, 1).flatten(1).double())
+        blocks = nn.functional.adaptive_avg_pool2d(batch, encoded.shape[2:])
+        colours.append(blocks.transpose(0, 1).flatten(1).double())
+    z, rgb = torch.cat(latents, 1), torch.cat(colours, 1)  # (4, N), (3, N)
+    mean, spread = z.mean(1), z.std(1)
+    z, rgb = z - mean[:, None], rgb - rgb.mean(1, keepdim=True)
+    variances, axes = torch.linalg.eigh(z @ z.T / z.shape[1])
+    white = axes @ (variances**-0.5).diag() @ axes.T
+    # Which rotation R makes F'R(white z) nearest to rgb, F being the preview's factors? Orthogonal Procrustes problem
+    # (Schoenemann 1966); F'R does not change the length, so the solution is that of the plain problem.
+    factors = torch.tensor(LATENT_TO_RGB, dtype=z.dtype, device=z.device)
+    left, _, right = torch.linalg.svd(factors @ rgb @ (white @ z).T)
+    turn = left @ right @ white  # (4, 4)
+    _put_before_and_after(vae, turn / LATENT_SCALE, mean)
+    return mean.float(), spread.float()
+
+
+def _put_before_and_after(vae: AutoencoderKL, turn: Tensor, mean: Tensor) -> None:
+    """Make the latents ``turn`` (z - mean), and the decoder undo that."""
     quant, post = vae.quant_conv, vae.post_quant_conv
-    quant.weight[:4] *= factor[:, None, None, None]
-    quant.bias[:4] = (quant.bias[:4] - mean) * factor
-    quant.bias[4:] += 2 * factor.log()
-    post.bias += post.weight[:, :, 0, 0] @ mean
-    post.weight /= factor[None, :, None, None]
-    return mean, spread
+    weight, bias = quant.weight[:4, :, 0, 0].double(), quant.bias[:4].double()
+    quant.weight[:4] = (turn @ weight)[:, :, None, None].to(quant.weight)
+    quant.bias[:4] = (turn @ (bias - mean)).to(quant.bias)
+    quant.bias[4:] += turn.pow(2).mean(1).log().to(quant.bias)  # variances: as if all four were alike
+    weight = post.weight[:, :, 0, 0].double()
+    post.bias += (weight @ mean).to(post.bias)
+    post.weight[:] = (weight @ torch.linalg.inv(turn))[:, :, None, None].to(post.weight)

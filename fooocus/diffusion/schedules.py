@@ -19,6 +19,7 @@ from torch import Tensor
 from fooocus.errors import RequestError
 
 TRAINING_STEPS = 1000
+LAST_ABAR = 4.8973451890853435e-08  # the value that programs with such checkpoints agree on: sigma 4518.8
 BETA_START, BETA_END = 0.00085, 0.012  # Stable Diffusion's "scaled linear" betas
 KARRAS_RHO = 7.0  # Karras et al. 2022, table 1
 BETA_SHAPE = 0.6  # both shape parameters; Lee et al. 2024, "Beta Sampling is All You Need"
@@ -63,15 +64,24 @@ class NoiseTable:
         return ((1 - fraction) * self.log_sigmas[below] + fraction * self.log_sigmas[above]).exp().tolist()
 
 
-@lru_cache(maxsize=1)
-def sdxl_table() -> NoiseTable:
+@lru_cache(maxsize=2)
+def sdxl_table(*, zero_terminal_snr: bool = False) -> NoiseTable:
     """Return the table that SDXL, its refiner and Stable Diffusion 1 and 2 were trained on.
+
+    ``zero_terminal_snr`` gives the one of checkpoints whose training ended in pure noise: sqrt(abar) is shifted and
+    stretched so that its last value is 0 and its first stays (Lin et al. 2023, arXiv:2305.08891, algorithm 1). The last
+    value is then raised to :data:`LAST_ABAR`, because sigma has to be finite.
 
     The cumulative product abar is taken in float64 and rounded to float32 before sigma = sqrt((1 - abar) / abar): the
     reference does so, and 384 of the 1000 values would differ in their last bits otherwise.
     """
     betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAINING_STEPS, dtype=torch.float64) ** 2
-    abar = torch.cumprod(1 - betas, dim=0).float()
+    abar = torch.cumprod(1 - betas, dim=0)
+    if zero_terminal_snr:
+        root = abar.sqrt()
+        abar = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+        abar[-1] = LAST_ABAR
+    abar = abar.float()
     sigmas = ((1 - abar) / abar) ** 0.5
     return NoiseTable(sigmas, sigmas.log())
 

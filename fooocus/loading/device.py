@@ -7,6 +7,7 @@ import os
 import shutil
 
 import torch
+from torch import nn
 
 from fooocus.errors import ConfigError
 
@@ -24,13 +25,41 @@ class Device:
     dtype: torch.dtype
     reason: str
 
+    @property
+    def apart(self) -> bool:
+        """Say whether networks have to be copied to the device before they can be used."""
+        return self.device.type != "cpu"
+
     def free_bytes(self) -> int | None:
-        """Return the memory that is free on a graphics card; ``None`` where the device shares the main memory."""
+        """Return the memory that can be had on a graphics card; ``None`` where nobody can tell.
+
+        What torch holds for later use counts as free.
+        """
         if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
+            held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            return torch.cuda.mem_get_info(self.device)[0] + held
         if self.device.type == "xpu":
-            return torch.xpu.mem_get_info(self.device)[0]
+            held = torch.xpu.memory_reserved(self.device) - torch.xpu.memory_allocated(self.device)
+            return torch.xpu.mem_get_info(self.device)[0] + held
         return None
+
+    def take(self, module: nn.Module) -> None:
+        """Copy a network to the device. Raises torch's own out-of-memory error; then part of it may be there."""
+        module.to(self.device)
+
+    def release(self) -> None:
+        """Give the memory that torch holds for later use back to the card."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "xpu":
+            torch.xpu.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell a full device from other faults; Metal has no error class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
 
 
 def choose_device(device: str = "auto", dtype: str = "auto") -> Device:

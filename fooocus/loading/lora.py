@@ -8,19 +8,20 @@ bits. What is added to a parameter now is noted in ``Network.patches``; only par
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fooocus.errors import IncompatibleLora
+from fooocus.families.records import Blueprint
 from fooocus.loading.lora_deltas import Shape, add_delta, delta_size, magnitude_fits, method_of
 from fooocus.loading.lora_file import Lora, read_lora
 from fooocus.loading.lora_names import locate, module_table
 from fooocus.loading.network import Network
 
-__all__ = ["Lora", "LoraReport", "apply_loras", "read_lora"]
+__all__ = ["Lora", "LoraReport", "LoraTarget", "apply_loras", "lora_targets", "match_loras", "read_lora"]
 
 _PATCHABLE = ("unet", "text_l", "text_g")
 _BIAS_PARTS = ("diff_b", "b_norm")
@@ -54,11 +55,42 @@ class _Addition:
 _Plan = dict[tuple[str, str], list[_Addition]]  # (network kind, parameter) -> what is added to it, in order
 
 
-def apply_loras(networks: Mapping[str, Network], loras: Sequence[tuple[Lora, float]]) -> list[LoraReport]:
+@dataclass(frozen=True)
+class LoraTarget:
+    """What matching needs to know of one network: every parameter's shape, and the names trainers give its modules."""
+
+    shapes: Mapping[str, Shape]
+    table: Mapping[str, str]
+
+
+def lora_targets(blueprints: Iterable[Blueprint], stored: Mapping[str, Shape]) -> dict[str, LoraTarget]:
+    """Return the targets in a checkpoint, by kind, from the shapes of its stored tensors; no weight is read."""
+    return {
+        blueprint.kind: LoraTarget(
+            {name: source.shape(stored[source.key]) for name, source in blueprint.sources.items()},
+            module_table(blueprint.kind, {name: source.key for name, source in blueprint.sources.items()}),
+        )
+        for blueprint in blueprints
+        if blueprint.kind in _PATCHABLE
+    }
+
+
+def match_loras(targets: Mapping[str, LoraTarget], loras: Sequence[tuple[Lora, float]]) -> list[LoraReport]:
+    """Say how much of each LoRA has its place in a checkpoint. Raises :class:`fooocus.errors.IncompatibleLora`."""
+    return _match_all(_used(loras), targets)[1]
+
+
+def apply_loras(
+    networks: Mapping[str, Network],
+    loras: Sequence[tuple[Lora, float]],
+    *,
+    targets: Mapping[str, LoraTarget] | None = None,
+) -> list[LoraReport]:
     """Make every parameter original + sum of weight * delta over ``loras``, in their order; [] restores everything.
 
-    ``networks`` are those of one checkpoint, one of each kind; a VAE is left alone. Weights may be any finite numbers;
-    a LoRA of weight 0 is skipped and has no report. Everything is checked before anything changes: raises
+    ``networks`` are those of one checkpoint, one of each kind; a VAE is left alone. With ``targets``, those of the
+    whole checkpoint, a LoRA need not touch any of the networks that happen to be loaded. Weights may be any finite
+    numbers; a LoRA of weight 0 is skipped and has no report. Everything is checked before anything changes: raises
     :class:`fooocus.errors.IncompatibleLora` if no module of a LoRA is in the networks or one has another shape, and
     :class:`fooocus.errors.UnreadableModel` if a tensor to be added holds NaN or infinity.
 
@@ -68,18 +100,15 @@ def apply_loras(networks: Mapping[str, Network], loras: Sequence[tuple[Lora, flo
     by_kind = {network.kind: network for network in networks.values()}
     if len(by_kind) != len(networks):
         raise ValueError("two networks of one kind: patch the base and the refiner in separate calls")
-    used = [(lora, float(weight)) for lora, weight in loras if weight != 0]
-    if not all(math.isfinite(weight) for _, weight in used):
-        raise ValueError("a LoRA weight is not a finite number")
-    targets = {kind: _Target(network) for kind, network in by_kind.items() if kind in _PATCHABLE}
-    tables = {kind: target.table for kind, target in targets.items()}
-    plan: _Plan = {}
-    reports = [_match(lora, weight, targets, tables, plan) for lora, weight in used]
+    used = _used(loras)
+    if targets is None:
+        targets = {kind: _target(network) for kind, network in by_kind.items() if kind in _PATCHABLE}
+    plan, reports = _match_all(used, targets)
 
     changed = {
         place: additions
         for place, additions in plan.items()
-        if by_kind[place[0]].patches.get(place[1]) != _note(additions)
+        if place[0] in by_kind and by_kind[place[0]].patches.get(place[1]) != _note(additions)
     }
     for addition in (addition for additions in changed.values() for addition in additions):
         addition.lora.check_finite(addition.module)
@@ -96,12 +125,24 @@ def apply_loras(networks: Mapping[str, Network], loras: Sequence[tuple[Lora, flo
     return reports
 
 
-class _Target:
-    """What matching needs to know of one network: the shape of every parameter, and the names trainers give modules."""
+def _used(loras: Sequence[tuple[Lora, float]]) -> list[tuple[Lora, float]]:
+    used = [(lora, float(weight)) for lora, weight in loras if weight != 0]
+    if not all(math.isfinite(weight) for _, weight in used):
+        raise ValueError("a LoRA weight is not a finite number")
+    return used
 
-    def __init__(self, network: Network) -> None:
-        self.shapes: dict[str, Shape] = {name: tuple(p.shape) for name, p in network.module.named_parameters()}
-        self.table = module_table(network.kind, {name: network.source(name).key for name in network.names()})
+
+def _target(network: Network) -> LoraTarget:
+    return LoraTarget(
+        {name: tuple(parameter.shape) for name, parameter in network.module.named_parameters()},
+        module_table(network.kind, {name: network.source(name).key for name in network.names()}),
+    )
+
+
+def _match_all(used: Sequence[tuple[Lora, float]], targets: Mapping[str, LoraTarget]) -> tuple[_Plan, list[LoraReport]]:
+    plan: _Plan = {}
+    tables = {kind: target.table for kind, target in targets.items()}
+    return plan, [_match(lora, weight, targets, tables, plan) for lora, weight in used]
 
 
 def _note(additions: Sequence[_Addition]) -> tuple[object, ...]:
@@ -109,7 +150,7 @@ def _note(additions: Sequence[_Addition]) -> tuple[object, ...]:
 
 
 def _match(
-    lora: Lora, weight: float, targets: Mapping[str, _Target], tables: Mapping[str, Mapping[str, str]], plan: _Plan
+    lora: Lora, weight: float, targets: Mapping[str, LoraTarget], tables: Mapping[str, Mapping[str, str]], plan: _Plan
 ) -> LoraReport:
     """Find the parameters of every module, write them into ``plan`` and report. Raises :class:`IncompatibleLora`."""
     unmatched = list(lora.unknown)

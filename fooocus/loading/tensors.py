@@ -64,6 +64,11 @@ class TensorInfo:
     nbytes: int
     offset: int
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Return the dtype as torch knows it."""
+        return _DTYPES[self.dtype]
+
 
 @dataclasses.dataclass(frozen=True)
 class Header:

@@ -1,8 +1,8 @@
 """What was found out about files once, kept until they change: SHA-256, kind and family.
 
 A file counts as unchanged while its path, size and modification time are. Hashing SDXL takes a minute on a slow disk,
-and reading 5,000 headers takes half of one, so both are worth a small database. It is a cache: if it is damaged or
-cannot be written, things get slow and nothing else.
+and so does reading the headers of a few thousand LoRAs, so both are worth a small database. It is a cache: if it is
+damaged or cannot be written, things get slow and nothing else.
 """
 
 from __future__ import annotations

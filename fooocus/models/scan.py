@@ -89,6 +89,8 @@ class Library:
                     if len(fresh) >= _BATCH:
                         self._memory.remember_contents(fresh)
                         fresh.clear()
+                        if len(found) > len(self._found):
+                            self._found = tuple(found.values())  # a first scan takes minutes: show what there is
                 found.setdefault((shelf, name), Found(name, shelf, folder, stamp, content))
             self._memory.remember_contents(fresh)
             self._found = tuple(found.values())

@@ -12,11 +12,10 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fooocus.config import Config
@@ -26,7 +25,7 @@ from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import noise_for, sample, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, State
-from fooocus.errors import FooocusError, RequestError, StorageError
+from fooocus.errors import DeviceOutOfMemory, FooocusError, RequestError, StorageError
 from fooocus.events import Notice, Saved, Stage, StageName, Step
 from fooocus.families import attention
 from fooocus.images.log import append_to_log
@@ -35,14 +34,14 @@ from fooocus.images.store import picture_path, save_picture
 from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.loading.catalog import Catalog, ModelKind
 from fooocus.loading.checkpoint import Role
-from fooocus.loading.device import choose_device
+from fooocus.loading.device import choose_device, is_out_of_memory
 from fooocus.loading.embeddings import Embeddings, EncoderKind
 from fooocus.loading.memory import Memory
 from fooocus.prompt.library import load_library
 from fooocus.prompt.plan import plan
 from fooocus.render.conditioning import Prompts, predictor, sizes_at
 from fooocus.render.interrupt import interruptible
-from fooocus.render.latents import decode
+from fooocus.render.latents import LatentsFile, decode
 from fooocus.render.preview import preview_jpeg
 from fooocus.render.text import Encoder, encode_text
 from fooocus.request import Recipe, Request
@@ -69,6 +68,13 @@ class Files:
     refiner: Path | None
     loras: tuple[tuple[Path, float], ...]
     vae: Path | None
+
+    def all(self) -> list[Path]:
+        """List every file."""
+        return [path for path in (self.base, self.refiner, self.vae, *(file for file, _ in self.loras)) if path]
+
+
+_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +123,9 @@ class Engine:
         """Make every picture of a job that is not saved yet; raises what should end the job."""
         recipes = self._plan(Request.from_json(job.request))
         done = {saved.picture for saved in job.saved}
-        latents: dict[int, Tensor] = {}
+        latents = self._latents_file and LatentsFile(self._latents_file, recipes)
         told: set[str] = set()
+        emit(Notice(f"Computing on {self._device.reason}."))
         for number, recipe in enumerate(recipes, 1):
             control.check()
             if number in done:
@@ -138,8 +145,8 @@ class Engine:
             watch.stage("saving")
             path = save_picture(path, encode(rendered.image, recipe, "png"))
             self._log(path, recipe, watch)
-            latents[number] = rendered.latents
-            self._save_latents(list(latents.values()))
+            if latents:
+                latents.add(rendered.latents)
             emit(Saved(number, len(recipes), str(path), recipe.seed))
 
     def warm(self, values: Mapping[str, Any]) -> None:
@@ -157,12 +164,19 @@ class Engine:
         request = dataclasses.replace(Request.from_json(values["request"]), seed=0, count=1)
         files = self._find(self._plan(request)[0])
         self._memory.prepare(files.base, "base", files.loras)
+        for kind in ("text_l", "text_g", "unet"):
+            with self._memory.use(files.base, "base", kind):
+                continue
 
     @torch.no_grad()
     def render(self, recipe: Recipe, watch: Watch = SILENT) -> Rendered:
         """Make the picture of one recipe. Raises the subclasses of :class:`~fooocus.errors.FooocusError`."""
+        sampler = sampler_named(recipe.sampler)
+        sigmas_for(
+            sampler, recipe.schedule, recipe.steps, sdxl_table()
+        )  # refuses what cannot be spaced, before loading
         files = self._find(recipe)
-        self._memory.keep_only([path for path in (files.base, files.refiner) if path is not None])
+        self._memory.keep_only(files.all())
         watch.stage("loading")
         for report in self._memory.prepare(files.base, "base", files.loras):
             watch.notice(f"LoRA {report.name}: {report.matched} of {report.total} modules matched.")
@@ -170,27 +184,47 @@ class Engine:
             self._memory.prepare(files.refiner, "refiner")
 
         architecture = self._memory.architecture(files.base, "base")
-        sampler, table = sampler_named(recipe.sampler), sdxl_table()
+        table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
         sigmas = sigmas_for(sampler, recipe.schedule, recipe.steps, table)
         shape = (1, 4, recipe.size.height // 8, recipe.size.width // 8)
         with noise_for(sampler, recipe.seed, shape, sigmas, device=self._device.device) as noise, ExitStack() as placed:
             watch.stage("reading")
             base = self._denoiser(placed, files.base, "base", recipe, watch)
-            refiner = None if files.refiner is None else self._denoiser(placed, files.refiner, "refiner", recipe, watch)
+            refiner = files.refiner and self._denoiser(placed, files.refiner, "refiner", recipe, watch)
             watch.stage("sampling")
             state = State(0, start(starting_noise(recipe.seed, shape).to(self._device.device), sigmas))
-            run = sample(sampler, switch_at(base, refiner, recipe.switch), state, sigmas, noise)
+            denoise_at = switch_at(base, refiner or None, recipe.switch)
             while state.step < len(sigmas) - 1:
                 if state.step == recipe.switch:
                     watch.stage("refining")
                 watch.check()
-                state = next(run)
+                run = functools.partial(sample, sampler, denoise_at, state, sigmas, noise)
+                state = self._with_room(lambda: next(run()))
                 watch.step(state, len(sigmas) - 1)
 
         watch.stage("decoding")
         latents = state.x.cpu() / architecture.latent_scale
+        return Rendered(self._with_room(lambda: self._decode(files, latents, watch)), latents)
+
+    def _decode(self, files: Files, latents: Tensor, watch: Watch) -> Image.Image:
         with self._memory.use_vae(files.base, files.vae) as vae, interruptible(vae, watch.check):
-            return Rendered(decode(vae, latents), latents)
+            return decode(vae, latents)
+
+    def _with_room(self, work: Callable[[], _Result]) -> _Result:
+        """Do the work; when the device's memory runs out, send away what is not in use and do it once more."""
+        for attempt in (1, 2):
+            try:
+                return work()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Only here, behind the handler, has the error let go of the tensors that its trace holds.
+            if attempt == 1:
+                self._memory.make_room()
+        raise DeviceOutOfMemory(
+            "The graphics card's memory ran out.",
+            "Choose a smaller size, close other programs that use the card, or start with --device cpu.",
+        )
 
     def _plan(self, request: Request) -> tuple[Recipe, ...]:
         library = load_library(self._config.styles_folder)
@@ -216,15 +250,17 @@ class Engine:
         architecture = self._memory.architecture(path, role)
         prompts = self.read(path, role, recipe)
         sizes = sizes_at(recipe, architecture.family)
+        table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
 
         @functools.cache
         def ready() -> Denoise:
-            placed.close()  # from here on the other model's UNet may leave the device
+            placed.close()  # from here on the other model's UNet may leave
+            placed.callback(ready.cache_clear)
             unet = placed.enter_context(self._memory.use(path, role, "unet"))
             placed.enter_context(interruptible(unet, watch.check))
             placed.callback(attention.forget, unet)
             predict = predictor(unet, prompts, sizes, guided=recipe.guidance != 1, device=self._device.device)
-            return denoiser(predict, sdxl_table(), architecture.prediction, recipe.guidance)
+            return denoiser(predict, table, architecture.prediction, recipe.guidance)
 
         return lambda x, sigma: ready()(x, sigma)
 
@@ -260,11 +296,6 @@ class Engine:
                 emit(Notice(text))
 
         return Watch(stage=lambda name: emit(Stage(name, number, count)), step=step, check=check, notice=notice)
-
-    def _save_latents(self, latents: list[Tensor]) -> None:
-        if self._latents_file is not None:
-            self._latents_file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"latent": torch.cat(latents).float().contiguous()}, self._latents_file)
 
 
 def _is_picture_of(path: Path, recipe: Recipe) -> bool:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fooocus.errors import BrokenPicture
+from fooocus.errors import BrokenPicture, RequestError, StorageError
+from fooocus.request import Recipe
 
 
 def decode(vae: nn.Module, latents: Tensor) -> Image.Image:
@@ -26,3 +34,32 @@ def decode(vae: nn.Module, latents: Tensor) -> Image.Image:
 
 
 _REMEDY = "Start the program with --dtype float32; if a LoRA has a large weight, lower it."
+
+
+class LatentsFile:
+    """The final latents of a job's pictures for inspection: one tensor ``latent`` (N, 4, h, w), float32.
+
+    Raises before any picture is made: :class:`RequestError` when the pictures differ in size, :class:`StorageError` when
+    the file cannot be written.
+    """
+
+    def __init__(self, path: Path, recipes: Sequence[Recipe]) -> None:
+        self._path = path
+        self._latents: list[Tensor] = []
+        if len({recipe.size for recipe in recipes}) > 1:
+            raise RequestError("size", "Latents of pictures of several sizes do not fit into one file.", "Ask for one.")
+        self._write(torch.empty(0, 4, recipes[0].size.height // 8, recipes[0].size.width // 8))
+
+    def add(self, latents: Tensor) -> None:
+        """Append one picture's (1, 4, h, w), already divided by the VAE's scale."""
+        self._latents.append(latents.float())
+        self._write(torch.cat(self._latents))
+
+    def _write(self, latents: Tensor) -> None:
+        part = self._path.with_name(self._path.name + ".part")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"latent": latents.contiguous()}, part)
+            os.replace(part, self._path)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"{self._path} cannot be written: {error}.", "Choose another --save-latents.") from error

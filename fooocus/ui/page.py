@@ -200,7 +200,7 @@ class Page:
     async def _watch(self, tab: str, request: gr.Request) -> AsyncIterator[str]:
         """Show the active jobs of a tab, one after the other, until the last has ended.
 
-        Each answer is the whole stage: of answers that come quickly after each other the browser may take only the last.
+        Each answer is the whole stage: of answers in quick succession the browser may take only the last.
         """
         async for view in self._watcher.watch((tab or "").split(), _owner(request)):
             yield views.stage(view)

@@ -46,8 +46,8 @@ def stage(view: View) -> str:
     active = " data-active" if view.active else ""
     active += " data-skippable" if view.phase == "running" and view.pictures > 1 else ""
     return (
-        f'<section class="stage" data-phase="{view.phase}"{active} data-job="{escape(view.job)}" data-title="{_title(view)}" '
-        f'aria-label="Picture">{inside}</section>'
+        f'<section class="stage" data-phase="{view.phase}"{active} data-job="{escape(view.job)}" '
+        f'data-title="{_title(view)}" aria-label="Picture">{inside}</section>'
     )
 
 
