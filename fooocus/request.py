@@ -2,7 +2,7 @@
 
 A request is what a person fills in: most fields may be left alone, several pictures may be asked for. A recipe is one
 picture with every choice made; it is what the PNG carries, and the same recipe gives the same picture. Both are frozen,
-both turn into JSON and back, and both refuse wrong values here, before any job is made or any weight is touched.
+both turn into JSON and back, and a request refuses wrong values here, before any job is made or any weight is touched.
 
 :data:`fooocus.request.Request`'s field metadata (``help``, ``low``, ``high``, ``choices``) is the single source for the
 command line's options and the page's controls.
@@ -94,6 +94,22 @@ class Companions(NamedTuple):
 
 ALONE = Companions(None, ())
 
+
+def companions(base: str) -> Companions:
+    """Return what goes with a base, however its file is named: with or without folder and suffix, in any case."""
+    return COMPANIONS.get(_file_name(base), ALONE)
+
+
+def declined(name: str | None) -> bool:
+    """Say whether a person wants no such model: nothing written, or the word none."""
+    return not name or name.strip().casefold() in ("", NONE)
+
+
+def _file_name(reference: str) -> str:
+    name = re.split(r"[\\/]", reference)[-1].casefold()
+    return name if name.endswith(".safetensors") else f"{name}.safetensors"
+
+
 # A base that is not listed stands alone: another person's checkpoint needs neither SDXL's refiner nor its offset LoRA.
 COMPANIONS: Mapping[str, Companions] = {
     DEFAULT_BASE: Companions(
@@ -148,7 +164,7 @@ class Request:
                 )
         _check_size(self.size)
         _check_names(self)
-        if self.switch is not None and (self.refiner or COMPANIONS.get(self.base, ALONE).refiner or NONE) == NONE:
+        if self.switch is not None and declined(self.refiner or companions(self.base).refiner):
             raise RequestError("switch", "A switch step was given but no refiner.", "Choose a refiner or drop switch.")
         if self.switch is not None and self.steps is not None and self.switch > self.steps:
             raise RequestError(
@@ -175,7 +191,8 @@ class Recipe:
     a job is exactly the picture of seed + i alone.
 
     ``positive_text`` and ``negative_text`` are what the text encoders read; ``prompt``, ``negative`` and ``styles`` are
-    what the person gave. ``switch`` is the first step that the refiner answers, ``None`` without a refiner.
+    what they were put together from, with wildcards drawn and everything else that the prompt language says followed.
+    ``switch`` is the first step that the refiner answers, ``None`` without a refiner.
     """
 
     prompt: str
@@ -317,16 +334,23 @@ def _convert(name: str, annotation: str, value: Any) -> Any:
     if kind == "tuple[LoraUse, ...]" and isinstance(value, list | tuple):
         return tuple(_lora(item) for item in value)
     if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _float(name, value)
     if isinstance(value, _TYPES.get(kind, ())) and not isinstance(value, bool):
         return value
     raise RequestError(name, f"{name} has a value of the wrong kind: {str(value)[:60]!r}.", f"Expected {kind}.")
 
 
+def _float(field: str, value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise RequestError(field, f"{field} has a number of {len(str(value))} digits.", "Give a smaller one.") from None
+
+
 def _lora(item: Any) -> LoraUse:
     match item:
         case [str(name), int() | float() as weight] if not isinstance(weight, bool):
-            return LoraUse(name, float(weight))
+            return LoraUse(name, _float("loras", weight))
         case str(text):
             return parse_lora(text)
     raise RequestError("loras", f"{str(item)[:60]!r} is not a LoRA and a weight.", "Write FILE:WEIGHT, like x:0.5.")

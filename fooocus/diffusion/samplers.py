@@ -57,6 +57,13 @@ def noise_for(
     return PictureNoise(seed, shape, sigmas, queries, device=device)
 
 
+def advance(
+    sampler: Sampler, denoise_at: Callable[[int], Denoise], state: State, sigmas: Sequence[float], noise: Noise
+) -> State:
+    """Return the state after the next step. Nothing is changed, so a step that failed can be done again."""
+    return sampler.step(denoise_at(state.step), state, sigmas, noise)
+
+
 def sample(
     sampler: Sampler, denoise_at: Callable[[int], Denoise], state: State, sigmas: Sequence[float], noise: Noise
 ) -> Iterator[State]:
@@ -65,6 +72,6 @@ def sample(
     The last state's ``x`` are the finished latents. Start with State(0, x) of ``prediction.start``, or go on from any
     state handed out before.
     """
-    for step in range(state.step, len(sigmas) - 1):
-        state = sampler.step(denoise_at(step), state, sigmas, noise)
+    while state.step < len(sigmas) - 1:
+        state = advance(sampler, denoise_at, state, sigmas, noise)
         yield state

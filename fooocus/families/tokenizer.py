@@ -59,7 +59,15 @@ class ClipTokenizer:
             raise ValueError(f"CLIP's vocabulary has {VOCABULARY} entries, these merges give {len(vocabulary)}")
         self._tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
         self._tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+            [
+                # The original engine ran without ftfy, where the CLIP tokenizer of its day fell back to BERT's cleaning
+                # (transformers 4.30): control characters go, every Chinese character is a word of its own.
+                normalizers.BertNormalizer(
+                    clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=True
+                ),
+                normalizers.NFC(),
+                normalizers.Replace(Regex(r"\s+"), " "),
+            ]
         )
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from fooocus.errors import MissingModel, ModelError
-
-ModelKind = Literal["checkpoint", "lora", "vae", "embedding"]
-SUFFIX = ".safetensors"
+from fooocus.models.catalogue import Kind as ModelKind
+from fooocus.models.scan import SUFFIX, match_name, near_names
 
 
 class Catalog:
@@ -46,14 +43,11 @@ class Catalog:
         if ".." in parts or not parts:
             raise ModelError(f"{text!r} is not the name of a model.", "Give a file's name or its whole path.")
         files = self._files(kind)
-        for fits in (_same, _same_folded):
-            found = {file for file in files if fits(file, text)} or {
-                file for file in files if fits(PurePosixPath(file).name, text)
-            }
-            if len(found) > 1:
-                raise ModelError(f"{text} may mean {' or '.join(sorted(found))}.", "Give its folder with it.")
-            if found:
-                return files[found.pop()]
+        found = match_name(text, files)
+        if len(found) > 1:
+            raise ModelError(f"{text} may mean {' or '.join(sorted(found))}.", "Give its folder with it.")
+        if found:
+            return files[found[0]]
         raise self._missing(kind, text, list(files))
 
     def _files(self, kind: ModelKind) -> dict[str, Path]:
@@ -68,23 +62,9 @@ class Catalog:
         return files
 
     def _missing(self, kind: ModelKind, text: str, files: list[str]) -> MissingModel:
-        known = {_stem(file).casefold(): file for file in files}
-        near = [known[stem] for stem in difflib.get_close_matches(_stem(text).casefold(), known, n=3)]
+        near = near_names(text, files)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         folder = next(iter(self.folders.get(kind, ())), Path("models"))
         return MissingModel(
             f"There is no {kind} named {text}.{hint}", f"Put the file into {folder}, or give its whole path."
         )
-
-
-def _same(file: str, text: str) -> bool:
-    return text in (file, file[: -len(SUFFIX)])
-
-
-def _same_folded(file: str, text: str) -> bool:
-    return _same(file.casefold(), text.casefold())
-
-
-def _stem(file: str) -> str:
-    name = PurePosixPath(file).name
-    return name[: -len(SUFFIX)] if name.casefold().endswith(SUFFIX) else name

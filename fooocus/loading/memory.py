@@ -30,6 +30,7 @@ from fooocus.loading.checkpoint import Checkpoint, Role, open_checkpoint, open_v
 from fooocus.loading.device import Device, is_out_of_memory
 from fooocus.loading.lora import Lora, LoraReport, LoraTarget, apply_loras, lora_targets, match_loras, read_lora
 from fooocus.loading.network import Network
+from fooocus.loading.tensors import torch_dtype
 
 # Room that a network needs beside its weights while it runs, as a share of the weights: activations, the allocator's
 # cache, the driver. From F10's own estimate (a model of n bytes wants 1.3 n).
@@ -157,7 +158,7 @@ class Memory:
         tensors = model.checkpoint.file.header.tensors
         stored = [tensors[source.key] for source in model.checkpoint.architecture.blueprints[kind].sources.values()]
         itemsize = self.device.dtype.itemsize
-        return sum(math.prod(tensor.shape) * itemsize for tensor in stored if tensor.torch_dtype != self.device.dtype)
+        return sum(math.prod(tensor.shape) * itemsize for tensor in stored if torch_dtype(tensor) != self.device.dtype)
 
     def _hold(self, key: _Key, load: Callable[[], Network], needed_bytes: int = 0) -> _Held:
         """Return a network, loading it when it is not held; when memory is short, the longest unused ones go first."""

@@ -24,7 +24,16 @@ from fooocus.prompt.language import (
 from fooocus.prompt.sizes import nearest_size, sizes_like
 from fooocus.prompt.styles import Styles, apply_styles
 from fooocus.prompt.wildcards import Drawer, WordLists
-from fooocus.request import ALONE, COMPANIONS, MAX_PICTURES, MAX_SEED, NONE, PERFORMANCES, LoraUse, Recipe, Request
+from fooocus.request import (
+    MAX_PICTURES,
+    MAX_SEED,
+    PERFORMANCES,
+    LoraUse,
+    Recipe,
+    Request,
+    companions,
+    declined,
+)
 
 # Of the two bundles of the first Fooocus, the everyday one gives its refiner the last three tenths of the steps.
 SWITCH_AT = 0.7
@@ -156,15 +165,19 @@ def _run(request: Request) -> tuple[int, str | None, int | None]:
     """Choose the number of steps, the refiner and the first step that it answers."""
     performance = PERFORMANCES[request.performance]
     steps = request.steps if request.steps is not None else performance.steps
-    refiner = _named(request.refiner or COMPANIONS.get(request.base, ALONE).refiner)
+    refiner = _named(request.refiner or companions(request.base).refiner)
     if refiner is None:
         return steps, None, None
     if request.switch is not None:
         switch = request.switch
     else:
-        switch = performance.switch if request.steps is None else round(steps * SWITCH_AT)
+        # A number of steps that a bundle has means that bundle's switch, however it was asked for.
+        bundles = {bundle.steps: bundle.switch for bundle in PERFORMANCES.values()}
+        switch = bundles.get(steps, round(steps * SWITCH_AT))
     if switch > steps:
         raise RequestError("switch", f"Switch {switch} lies beyond the last of {steps} steps.", "Lower it.")
+    if switch == steps:
+        return steps, None, None  # the refiner would answer no step; it need not even be loaded
     return steps, refiner, switch
 
 
@@ -175,7 +188,7 @@ def _loras(request: Request, tags: tuple[LoraUse, ...]) -> tuple[LoraUse, ...]:
     for use in tags:
         new.setdefault(file_key(use.name), use)
     if request.loras is None:
-        chosen = tuple(use for use in COMPANIONS.get(request.base, ALONE).loras if file_key(use.name) not in new)
+        chosen = tuple(use for use in companions(request.base).loras if file_key(use.name) not in new)
     else:
         chosen = request.loras
     taken = {file_key(use.name) for use in chosen}
@@ -184,4 +197,4 @@ def _loras(request: Request, tags: tuple[LoraUse, ...]) -> tuple[LoraUse, ...]:
 
 def _named(name: str | None) -> str | None:
     """Return the name, or ``None`` when the person declined by leaving it empty or by the word none."""
-    return None if not name or name.strip().casefold() == NONE else name
+    return None if declined(name) else name

@@ -22,7 +22,7 @@ from fooocus.config import Config
 from fooocus.diffusion.denoisers import denoiser, switch_at
 from fooocus.diffusion.noise import starting_noise
 from fooocus.diffusion.prediction import start
-from fooocus.diffusion.samplers import noise_for, sample, sampler_named, sigmas_for
+from fooocus.diffusion.samplers import advance, noise_for, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, State
 from fooocus.errors import DeviceOutOfMemory, FooocusError, RequestError, StorageError
@@ -198,8 +198,8 @@ class Engine:
                 if state.step == recipe.switch:
                     watch.stage("refining")
                 watch.check()
-                run = functools.partial(sample, sampler, denoise_at, state, sigmas, noise)
-                state = self._with_room(lambda: next(run()))
+                step = functools.partial(advance, sampler, denoise_at, state, sigmas, noise)
+                state = self._with_room(step)
                 watch.step(state, len(sigmas) - 1)
 
         watch.stage("decoding")

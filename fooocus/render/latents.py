@@ -39,8 +39,8 @@ _REMEDY = "Start the program with --dtype float32; if a LoRA has a large weight,
 class LatentsFile:
     """The final latents of a job's pictures for inspection: one tensor ``latent`` (N, 4, h, w), float32.
 
-    Raises before any picture is made: :class:`RequestError` when the pictures differ in size, :class:`StorageError` when
-    the file cannot be written.
+    Raises before any picture is made: :class:`RequestError` when the pictures differ in size, :class:`StorageError`
+    when the file cannot be written.
     """
 
     def __init__(self, path: Path, recipes: Sequence[Recipe]) -> None:

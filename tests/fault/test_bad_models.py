@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from fooocus.errors import MissingModel, ModelError, UnreadableModel, UnsupportedModel
 from fooocus.loading.checkpoint import open_checkpoint, open_vae
-from fooocus.loading.tensors import HEADER_LIMIT_BYTES, TensorFile, read_header
+from fooocus.loading.tensors import TensorFile
+from fooocus.models.header import HEADER_LIMIT_BYTES, read_header
 from tests import layouts
 from tests.layouts import real_file, unet_shapes, write_sparse
 from tests.tiny import BASE, LORA, REFINER, tiny_folder, tiny_shapes

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fooocus.errors import UnreadableModel
-from fooocus.loading.tensors import TensorFile, TensorInfo, read_header
+from fooocus.loading.tensors import TensorFile
+from fooocus.models.header import TensorInfo, read_header
 from tests.layouts import LORA, real_file, write_sparse
 from tests.tiny import BASE, REFINER, tiny_folder, tiny_shapes
 from tests.tiny import LORA as MINIATURE_LORA

@@ -139,3 +139,14 @@ def test_ten_thousand_words() -> None:
     made = windows([Segment("lighthouse dusk, " * 5000, 1.0)], clip_tokenizer().word, 0)
     assert len(made) == 200
     assert sum(w.ids.index(EOS) - 1 for w in made) == 15_000
+
+
+def test_chinese_characters_are_words_of_their_own() -> None:
+    """So it was in the original engine: three words here, and no merge across them."""
+    tokenizer = clip_tokenizer()
+    assert tokenizer.word("狐a狸") == [*tokenizer.word("狐"), *tokenizer.word("a"), *tokenizer.word("狸")]
+
+
+def test_control_characters_are_dropped() -> None:
+    tokenizer = clip_tokenizer()
+    assert tokenizer.word("fo\0x\x07") == tokenizer.word("fox")
