@@ -11,14 +11,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fooocus.config import Config
+from fooocus.config import ROOT, Config
 from fooocus.events import Event
 from fooocus.request import Request
+
+if TYPE_CHECKING:
+    from fooocus.models.first_run import FirstRun
 
 WORKER_ENVIRONMENT = {
     # Weights are local files; a library that asks its hub would wait for an answer that is not needed.
@@ -37,6 +40,7 @@ PAGE_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", 
 
 def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) -> None:
     """Serve the page until it is interrupted. ``defaults`` are what the page's controls begin with."""
+    own = dict(os.environ)  # what the person has set, such as a hub, a token or a wish to stay offline
     os.environ.update(PAGE_ENVIRONMENT)
     from fooocus.jobs.lock import FolderLock
     from fooocus.jobs.store import JobStore
@@ -50,6 +54,8 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
         begin = {"request": defaults.to_json()}
         worker = Jobs(store, worker_command(config), environment, config.data / "worker.log", prepare=begin)
         jobs = stack.enter_context(closing(worker))
+        models = stack.enter_context(closing(first_run(config, defaults, own)))
+        models.begin()
         # The worker is loading its libraries by now; the page's own import takes seconds and comes after it.
         from fooocus.ui.server import serve
 
@@ -57,7 +63,25 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
             lock.tell(address)
             ready(address)
 
-        serve(config, jobs, defaults, ready=told)
+        serve(config, jobs, defaults, ready=told, first_run=models)
+
+
+def first_run(config: Config, defaults: Request, environment: Mapping[str, str]) -> FirstRun:
+    """Make the object that finds, fetches and reports the models which ``defaults`` want. Nothing happens yet."""
+    from fooocus.models.catalogue import FOLDERS, load_catalogue, wanted_by
+    from fooocus.models.fetch import HubSettings
+    from fooocus.models.first_run import FirstRun, Places
+
+    places = Places(
+        root=ROOT,
+        models=config.models,
+        data=config.data,
+        folders={kind: config.folders(folder) for kind, folder in FOLDERS.items()},
+        others=config.extra_folders,
+    )
+    mirrors = tuple(mirror.strip() for mirror in config.mirrors.split(",") if mirror.strip())
+    settings = HubSettings(environment, mirrors, config.rate_limit * 1e6 or None)
+    return FirstRun(places, wanted_by(defaults, load_catalogue()), settings)
 
 
 def generate(config: Config, request: Request, emit: Callable[[Event], None], latents_file: Path | None = None) -> None:

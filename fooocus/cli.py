@@ -15,17 +15,22 @@ import secrets
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fooocus import events
 from fooocus.config import Config, load_config
-from fooocus.errors import ConfigError, FooocusError, RequestError
+from fooocus.errors import ConfigError, FooocusError, RequestError, StorageError
 from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Saved, Stage, Step
 from fooocus.prompt.library import Library, load_library
 from fooocus.prompt.plan import again, plan, with_seed
 from fooocus.prompt.presets import layered
 from fooocus.request import MAX_SEED, NONE, LoraUse, Request, parse_lora, parse_size
+
+if TYPE_CHECKING:
+    from fooocus.models.fetch import Progress
+    from fooocus.models.first_run import FirstRun
 
 EXIT_FAILED, EXIT_WRONG_USE, EXIT_STOPPED = 1, 2, 130
 
@@ -69,6 +74,10 @@ def _run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     if arguments[:1] == ["generate"]:
         return _generate(_generate_parser().parse_args(arguments[1:]))
+    if arguments[:1] == ["doctor"]:
+        return _doctor(_models_parser("doctor").parse_args(arguments[1:]))
+    if arguments[:1] == ["fetch"]:
+        return _fetch(_models_parser("fetch").parse_args(arguments[1:]))
     return _page(_page_parser().parse_args(arguments))
 
 
@@ -116,6 +125,50 @@ def _generate(parsed: argparse.Namespace) -> int:
     latents = Path(os.path.abspath(parsed.save_latents)) if parsed.save_latents else None
     app.generate(config, request, emit, latents)
     return codes[-1]
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from fooocus.models.commands import SEARCH_SECONDS, doctor
+
+    with closing(_first_run(parsed)) as run:
+        if parsed.json:
+            run.begin()
+            run.wait(SEARCH_SECONDS)
+            print(json.dumps(run.survey().to_json(), indent=2))
+            return 0
+        for line in doctor(run):
+            print(line)
+    return 0
+
+
+def _fetch(parsed: argparse.Namespace) -> int:
+    from fooocus.models.commands import fetch
+    from fooocus.models.report import progress_line
+    from fooocus.models.troubles import DownloadError
+
+    def tell(progress: Progress) -> None:
+        if parsed.json:
+            print(json.dumps(progress.to_json()), flush=True)
+        elif sys.stderr.isatty():
+            print(f"\r\x1b[K{progress_line(progress)}", end="", file=sys.stderr, flush=True)
+
+    with closing(_first_run(parsed)) as run:
+        try:
+            progress = fetch(run, parsed.files or None, tell)
+        except (DownloadError, StorageError) as error:
+            print(f"\n{error.sentence} {error.remedy}".strip(), file=sys.stderr)
+            return EXIT_FAILED
+        if not parsed.json:
+            print("\r\x1b[K" if sys.stderr.isatty() else "", end="", file=sys.stderr)
+            print(f"Fetched {progress_line(progress)}." if progress.files else "Everything is here.")
+    return 0
+
+
+def _first_run(parsed: argparse.Namespace) -> FirstRun:
+    from fooocus import app
+
+    config = _config(parsed)
+    return app.first_run(config, _beginning(parsed, load_library(config.styles_folder)), os.environ)
 
 
 def _beginning(parsed: argparse.Namespace, library: Library) -> Request:
@@ -170,10 +223,25 @@ def _generate_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _models_parser(command: Literal["doctor", "fetch"]) -> argparse.ArgumentParser:
+    text = {
+        "doctor": "Say what this computer can do, and which model files are here.",
+        "fetch": "Fetch the model files that are missing; copies on this disk are used.",
+    }
+    parser = argparse.ArgumentParser(prog=f"launch.py {command}", description=text[command])
+    if command == "fetch":
+        parser.add_argument("files", nargs="*", metavar="FILE", help="only these; left out: all that are missing")
+    parser.add_argument("--preset", metavar="NAME", help="the preset whose models are meant")
+    parser.add_argument("--json", action="store_true", help="JSON on standard output")
+    parser.set_defaults(source=None)
+    _add_config_options(parser)
+    return parser
+
+
 def _page_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="launch.py",
-        description="Open the page. Other commands: generate, test. Options of generate set what the page begins with.",
+        description="Open the page. Other commands: generate, doctor, fetch, test. Options of generate set what the page begins with.",
     )
     _add_request_options(parser)
     _add_config_options(parser)

@@ -20,6 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,2})?")
 MODEL_KINDS = ("checkpoints", "loras", "vae", "embeddings")
+# How programs of this kind call the folder of a kind of model; the first that exists is taken.
+_FOLDER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "checkpoints": ("checkpoints", "Stable-diffusion"),
+    "loras": ("loras", "Lora"),
+    "vae": ("vae", "VAE"),
+    "embeddings": ("embeddings",),
+}
 
 
 def _field(default: Any, text: str, *, low: float = 0, high: float = 0, choices: tuple[str, ...] = ()) -> Any:
@@ -41,12 +48,35 @@ class Config:
     listen: bool = _field(False, "serve the page to the whole network; wants a password")
     password: str = _field("", "password of the page; needed with listen")
     browser: bool = _field(True, "open the page in the browser at start")
+    metadata: bool = _field(True, "write each picture's recipe into its file")
     device: str = _field("auto", "auto, cpu, cuda, cuda:1, mps or xpu")
     dtype: str = _field("auto", "number format of the networks", choices=DTYPES)
+    extra_models: str = _field("", f"more folders of models, such as another program's, with {os.pathsep} between")
+    mirrors: str = _field("", "addresses of hubs to fetch from when the first fails, with commas between")
+    rate_limit: int = _field(0, "most megabytes per second that downloads may take; 0 for no limit", high=10_000)
+
+    @property
+    def extra_folders(self) -> tuple[Path, ...]:
+        """The folders of ``extra_models``, absolute."""
+        named = (text.strip() for text in self.extra_models.split(os.pathsep))
+        return tuple(Path(os.path.abspath(Path(text).expanduser())) for text in named if text)
 
     def folders(self, kind: str) -> tuple[Path, ...]:
-        """Return the folders in which models of ``kind`` (one of :data:`MODEL_KINDS`) are looked for."""
-        return (self.models / kind,)
+        """Return the folders in which models of ``kind`` (one of :data:`MODEL_KINDS`) are looked for.
+
+        An extra folder has a folder for each kind, as other programs name them, or is itself a folder of files. Of the
+        first sort only the kind's own folder counts: else a file in it would have two names.
+        """
+        return (self.models / kind, *(found for folder in self.extra_folders for found in _shelf(folder, kind)))
+
+
+def _shelf(folder: Path, kind: str) -> tuple[Path, ...]:
+    """Return where in ``folder`` files of a kind lie: nowhere if there are folders of other kinds only."""
+    for name in _FOLDER_NAMES[kind]:
+        if (folder / name).is_dir():
+            return (folder / name,)
+    sorted_by_kind = any((folder / name).is_dir() for names in _FOLDER_NAMES.values() for name in names)
+    return () if sorted_by_kind or not folder.is_dir() else (folder,)
 
 
 def load_config(arguments: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None) -> Config:

@@ -135,9 +135,13 @@ class Request:
     negative: str = _field("", "what to keep out of the picture")
     styles: tuple[str, ...] = _field((DEFAULT_STYLE,), "style templates put around the prompt, or none")
     performance: str = _field("speed", "speed: 30 steps, quality: 60 steps", choices=tuple(PERFORMANCES))
+    lines: str = _field(
+        "together", "a prompt of several lines: one prompt, or a picture of each", choices=("together", "each")
+    )
     size: Size = _field(Size(1152, 896), "width x height in pixels, multiples of 8")
     count: int = _field(1, "how many pictures, with seeds counting up", low=1, high=MAX_PICTURES)
     seed: int | None = _field(None, "number that fixes the noise; left out: random", low=0, high=MAX_SEED)
+    format: str = _field("png", "file format of the pictures", choices=("png", "jpeg", "webp"))
     steps: int | None = _field(None, "sampling steps; left out: from performance", low=1, high=MAX_STEPS)
     switch: int | None = _field(None, "first step that the refiner answers", low=0, high=MAX_STEPS)
     guidance: float = _field(7.0, "how strictly the prompt is followed", low=0.0, high=100.0)

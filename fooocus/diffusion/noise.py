@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fooocus.diffusion.brownian import BrownianPath
 
+AHEAD = 32  # a picture's usual number of steps; bounds memory where there are a thousand
 Pair = tuple[float, float]  # (sigma_from, sigma_to), falling
 
 
@@ -39,9 +40,10 @@ class PictureNoise:
     """The noise of one picture after its starting noise, handed out on ``device``.
 
     ``sigmas`` spans the Brownian path: from its smallest positive value to its largest. ``queries`` are the pairs that
-    :meth:`between` will be asked for, in order; one helper thread draws them ahead, from construction on, so that a
-    step seldom waits. Every other pair is drawn when asked for. What was drawn ahead is dropped once delivered.
-    Close it, or use it as a context manager, to end the thread; it answers correctly even then, only later.
+    :meth:`between` will be asked for, in order; one helper thread draws them ahead, from construction on and at most
+    :data:`AHEAD` of them, so that a step seldom waits. Every other pair is drawn when asked for. What was drawn ahead
+    is dropped once delivered. Close it, or use it as a context manager, to end the thread; it answers correctly even
+    then, only later.
     """
 
     def __init__(
@@ -61,7 +63,10 @@ class PictureNoise:
         self._path: BrownianPath | None = None
         self._path_lock = Lock()
         self._helper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="noise")  # its thread starts with a query
-        self._ahead: dict[Pair, Future[np.ndarray]] = {pair: self._helper.submit(self._draw, *pair) for pair in queries}
+        self._queries = iter(queries)
+        self._ahead: dict[Pair, Future[np.ndarray]] = {}
+        for _ in range(AHEAD):
+            self._draw_next()
 
     def at(self, step: int) -> Tensor:
         """Return the ``step``-th draw (from 0) that the starting noise's generator makes after it."""
@@ -78,8 +83,16 @@ class PictureNoise:
     def between(self, sigma_from: float, sigma_to: float) -> Tensor:
         """Return (W(sigma_to) - W(sigma_from)) / sqrt(|sigma_to - sigma_from|); raises what the helper raised."""
         ahead = self._ahead.pop((sigma_from, sigma_to), None)
-        drawn = self._draw(sigma_from, sigma_to) if ahead is None else ahead.result()
+        if ahead is None:
+            return torch.from_numpy(self._draw(sigma_from, sigma_to)).to(self._device)
+        self._draw_next()
+        drawn = ahead.result()
         return torch.from_numpy(drawn).to(self._device)
+
+    def _draw_next(self) -> None:
+        """Have the helper draw one pair more."""
+        if (pair := next(self._queries, None)) is not None:
+            self._ahead[pair] = self._helper.submit(self._draw, *pair)
 
     def _draw(self, sigma_from: float, sigma_to: float) -> np.ndarray:
         with self._path_lock:
@@ -94,6 +107,7 @@ class PictureNoise:
     def close(self) -> None:
         """End the helper thread: what it has not begun is left undrawn."""
         self._ahead.clear()
+        self._queries = iter(())
         self._helper.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Self:

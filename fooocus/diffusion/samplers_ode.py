@@ -33,7 +33,8 @@ def euler(denoise: Denoise, state: State, sigmas: Sequence[float], noise: Noise)
 def ddim(denoise: Denoise, state: State, sigmas: Sequence[float], noise: Noise) -> State:
     """Move the estimate to the next noise level: D + u * eps (Song et al. 2021, "DDIM", eq. 12 with eta = 0).
 
-    In sigma space this is Euler's step written another way; it ends at D exactly.
+    In sigma space this is Euler's step written another way; it ends at D exactly. The original engine's DDIM took
+    abar at rounded timesteps instead; seeds give similar pictures, not the same ones.
     """
     x, s, u = state.x, sigmas[state.step], sigmas[state.step + 1]
     denoised = denoise(x, s)
@@ -107,7 +108,8 @@ def uni_pc(denoise: Denoise, state: State, sigmas: Sequence[float], noise: Noise
 
     UniPC-3, multistep, data prediction, B(h) = h (Zhao et al. 2023, "UniPC", section 3.3 with alpha = 1). The order
     is 1 and 2 in the first steps, 2 and 1 in the last. Between steps, x is the prediction; ``history`` holds the
-    corrected x of the step before and the estimates up to it.
+    corrected x of the step before and the estimates up to it. The original engine's UniPC walked rounded timesteps
+    instead of these sigmas; seeds give similar pictures, not the same ones.
     """
     i, x = state.step, state.x
     denoised = denoise(x, sigmas[i])

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from fooocus.errors import ConfigError, MissingModel
+from fooocus.request import Request, companions
 
 Kind = Literal["checkpoint", "lora", "vae", "embedding"]
 FOLDERS: Mapping[Kind, str] = {
@@ -80,6 +81,16 @@ def choose(names: Iterable[str], entries: Mapping[str, Entry]) -> list[Entry]:
             raise MissingModel(f"{name} is not in the catalogue.", f"There are: {', '.join(entries)}.")
         chosen.append(entries[name])
     return chosen
+
+
+def wanted_by(request: Request, entries: Mapping[str, Entry]) -> list[Entry]:
+    """Return the entries that a request names, or that go with its base. Files given by their whole path are not."""
+    with_base = companions(request.base)
+    loras = with_base.loras if request.loras is None else request.loras
+    refiner = with_base.refiner if request.refiner is None else request.refiner
+    names = [request.base, refiner or "", *(use.name for use in loras)]
+    found = (entry for name in names for entry in entries.values() if name in (entry.name, Path(entry.name).stem))
+    return list(dict.fromkeys(found))
 
 
 def _problems(entry: Entry) -> Iterable[str]:

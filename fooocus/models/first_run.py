@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from fooocus.errors import FooocusError, MissingModel, Stopped
@@ -22,7 +22,8 @@ from fooocus.models.hashes import FileMemory
 from fooocus.models.hub import HUB
 from fooocus.models.partfile import Disk, tidy
 from fooocus.models.report import Survey, survey
-from fooocus.models.scan import Library
+from fooocus.models.scan import Found, Library
+from fooocus.models.troubles import DownloadError
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ class FirstRun:
         """Whether other programs' folders are still being looked through."""
         return self._search is not None and self._search.is_alive()
 
+    @property
+    def offline(self) -> bool:
+        """Whether the person has forbidden connections, in the way that huggingface_hub's other users know."""
+        return self._settings.environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
     def begin(self) -> None:
         """Look through the folders of models, then for copies of what is missing, both in the background."""
         if not self.searching:
@@ -81,7 +87,7 @@ class FirstRun:
             self._places.models,
             self.wanted,
             copies=self._copies,
-            placed={name: path for files in placed(self._places.data).values() for name, path in files.items()},
+            placed=self._elsewhere_but_in_use(),
             measured_seconds=measured_seconds,
             endpoint=self._settings.environment.get("HF_ENDPOINT", "").rstrip("/") or HUB,
             computer=dataclasses.replace(self._computer, disk_free_bytes=free),
@@ -90,9 +96,14 @@ class FirstRun:
     def fetch(self, names: Sequence[str] | None = None) -> None:
         """Begin to fetch the named files, or all that are neither here nor elsewhere on this disk.
 
-        Raises like :meth:`fooocus.models.fetch.Fetcher.start` and, for an unknown name,
-        :class:`~fooocus.errors.MissingModel`.
+        Raises like :meth:`fooocus.models.fetch.Fetcher.start`; :class:`~fooocus.errors.MissingModel` for an unknown
+        name, and :class:`~fooocus.models.troubles.DownloadError` where connections are forbidden.
         """
+        if self.offline:
+            raise DownloadError(
+                "HF_HUB_OFFLINE is set, so nothing is fetched.",
+                "Take it out of the environment and start again, or put the files into place by hand.",
+            )
         if names is None:
             chosen = list(self.survey().to_fetch)
         else:
@@ -120,6 +131,11 @@ class FirstRun:
         self.fetcher.close()
         self.wait(5)
 
+    def _elsewhere_but_in_use(self) -> dict[str, Path]:
+        """Return the files that are used where they are, by name: noted in place, or in a folder of the settings."""
+        files = {PurePosixPath(file.name).name: file.path for file in self.library.found if _usable(file)}
+        return files | {name: path for named in placed(self._places.data).values() for name, path in named.items()}
+
     def _tidy(self) -> None:
         for entry in self.wanted:
             try:
@@ -130,7 +146,8 @@ class FirstRun:
     def _look_around(self) -> None:
         self.library.refresh(self._stop)
         self._tidy()
-        missing = [entry for entry in self.wanted if not entry.target(self._places.models).exists()]
+        used = self._elsewhere_but_in_use()
+        missing = [e for e in self.wanted if e.name not in used and not e.target(self._places.models).exists()]
         if not missing:
             return
         places = [*self._places.others, *usual_places(self._settings.environment, self._places.root)]
@@ -142,3 +159,7 @@ class FirstRun:
         except Stopped:
             return
         self._copies = tuple(found)
+
+
+def _usable(file: Found) -> bool:
+    return not file.content.problem and not file.misplaced

@@ -125,7 +125,7 @@ def lines(found: Survey) -> list[str]:
     ]
     if found.to_fetch:
         total = found.bytes_to_fetch
-        said.append(f"To fetch: {amount(total)} ({_times(total)}). It can be paused, and goes on after any break.")
+        said.append(f"To fetch: {amount(total)} ({fetch_times(total)}). It can be paused, and goes on after any break.")
         if computer.disk_free_bytes < total:
             said.append(f"Warning: the disk has {amount(computer.disk_free_bytes)} free, {amount(total)} are needed.")
         said += [f"By hand: {_put(file, found.endpoint)}" for file in found.files if file.entry in found.to_fetch]
@@ -159,7 +159,7 @@ def _file(file: WantedFile) -> str:
             return f"missing, {size} ({file.entry.purpose}; licence {file.entry.licence})"
 
 
-def _times(size_bytes: int) -> str:
+def fetch_times(size_bytes: int) -> str:
     """Say how long it takes on two usual lines, because this one's speed is not known before it has begun."""
     slow, fast = 50e6 / 8, 250e6 / 8
     return f"{duration(size_bytes / fast)} at 250 Mbit/s, {duration(size_bytes / slow)} at 50 Mbit/s"

@@ -49,8 +49,8 @@ def with_seed(request: Request, draw: Callable[[], int]) -> Request:
 
 
 def number_of_pictures(request: Request) -> int:
-    """Return how many recipes the request plans: its count, or what ``--repeat`` in its prompt says."""
-    return _follow(request)[0].count
+    """Return how many recipes the request plans: its count, or what ``--repeat`` in its prompt says, for each line."""
+    return sum(_follow(part)[0].count for part in _parts(request))
 
 
 def plan(request: Request, styles: Styles, lists: WordLists = _NO_LISTS) -> tuple[Recipe, ...]:
@@ -58,8 +58,13 @@ def plan(request: Request, styles: Styles, lists: WordLists = _NO_LISTS) -> tupl
 
     ``request.seed`` must be set, see :func:`with_seed`. What the prompt says by flags and tags counts more than the
     fields, except that a LoRA given in ``loras`` keeps its weight there. Each recipe holds the resolved prompt, so its
-    own request plans exactly that recipe again, whatever the lists hold by then.
+    own request plans exactly that recipe again, whatever the lists hold by then. With ``lines`` "each" every line is
+    a prompt of its own, and the seeds count on through all of them.
     """
+    parts = _parts(request)
+    if len(parts) > 1:
+        return tuple(recipe for part in parts for recipe in plan(part, styles, lists))
+    (request,) = parts
     if request.seed is None:
         raise RequestError("seed", "The request has no seed.", "Give one, or have it drawn before planning.")
     request, directions = _follow(request)
@@ -85,6 +90,22 @@ def again(recipe: Recipe, styles: Styles, lists: WordLists = _NO_LISTS) -> Reque
         if (planned.positive_text, planned.negative_text) == (recipe.positive_text, recipe.negative_text):
             return request
     raise RequestError("prompt", "The texts of this picture cannot be asked for again.", "Its styles have changed.")
+
+
+def _parts(request: Request) -> list[Request]:
+    """Return a request for every prompt: for each written line where that is asked for, else only this one."""
+    written = [line for line in request.prompt.splitlines() if line.strip()]
+    if request.lines == "together" or len(written) < 2:
+        return [dataclasses.replace(request, lines="together")]
+    parts: list[Request] = []
+    pictures = 0
+    for line in written:
+        seed = None if request.seed is None else (request.seed + pictures) % (MAX_SEED + 1)
+        parts.append(dataclasses.replace(request, prompt=line, lines="together", seed=seed))
+        pictures += _follow(parts[-1])[0].count
+        if pictures > MAX_PICTURES:
+            raise RequestError("count", f"The lines make over {MAX_PICTURES} pictures.", "Take some lines out.")
+    return parts
 
 
 def _follow(request: Request) -> tuple[Request, Directions]:

@@ -29,7 +29,7 @@ from fooocus.errors import DeviceOutOfMemory, FooocusError, RequestError, Storag
 from fooocus.events import Notice, Saved, Stage, StageName, Step
 from fooocus.families import attention
 from fooocus.images.log import append_to_log
-from fooocus.images.metadata import encode, read_recipe, without_folders
+from fooocus.images.metadata import Format, encode, fits, read_recipe, record, without_folders
 from fooocus.images.store import picture_path, save_picture
 from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.loading.catalog import Catalog, ModelKind
@@ -46,6 +46,8 @@ from fooocus.render.preview import preview_jpeg
 from fooocus.render.text import Encoder, encode_text
 from fooocus.request import Recipe, Request
 
+# A request's word for a format, what the encoder calls it, and how its files end.
+_FORMATS: Mapping[str, tuple[Format, str]] = {"png": ("png", "png"), "jpeg": ("jpeg", "jpg"), "webp": ("webp", "webp")}
 _FOLDERS: Mapping[ModelKind, str] = {
     "checkpoint": "checkpoints",
     "lora": "loras",
@@ -121,7 +123,9 @@ class Engine:
 
     def run(self, job: WorkItem, emit: Emit, control: Control) -> None:
         """Make every picture of a job that is not saved yet; raises what should end the job."""
-        recipes = self._plan(Request.from_json(job.request))
+        request = Request.from_json(job.request)
+        recipes = self._plan(request)
+        format, suffix = _FORMATS[request.format]
         done = {saved.picture for saved in job.saved}
         latents = self._latents_file and LatentsFile(self._latents_file, recipes)
         told: set[str] = set()
@@ -130,7 +134,7 @@ class Engine:
             control.check()
             if number in done:
                 continue
-            path = picture_path(self._config.outputs, job.created_ms, number, recipe.seed, "png")
+            path = picture_path(self._config.outputs, job.created_ms, number, recipe.seed, suffix)
             if job.attempt > 1 and _is_picture_of(path, recipe):
                 # The first attempt died between saving the picture and telling of it.
                 emit(Saved(number, len(recipes), str(path), recipe.seed))
@@ -143,7 +147,7 @@ class Engine:
                 emit(Notice(f"Picture {number} was skipped."))
                 continue
             watch.stage("saving")
-            path = save_picture(path, encode(rendered.image, recipe, "png"))
+            path = self._save(path, rendered.image, recipe, format)
             self._log(path, recipe, watch)
             if latents:
                 latents.add(rendered.latents)
@@ -229,6 +233,14 @@ class Engine:
     def _plan(self, request: Request) -> tuple[Recipe, ...]:
         library = load_library(self._config.styles_folder)
         return plan(request, library.styles, library.lists)
+
+    def _save(self, path: Path, image: Image.Image, recipe: Recipe, format: Format) -> Path:
+        """Save a picture with its recipe; one that its format has no room for is saved beside it."""
+        metadata = self._config.metadata
+        path = save_picture(path, encode(image, recipe, format, metadata=metadata))
+        if metadata and not fits(recipe, format):
+            save_picture(path.with_suffix(".json"), record(recipe).encode())
+        return path
 
     def _log(self, path: Path, recipe: Recipe, watch: Watch) -> None:
         """Enter a saved picture in its day's page; a page that cannot be written must not cost the picture."""

@@ -21,12 +21,13 @@ from fooocus.config import Config
 from fooocus.errors import FooocusError, RequestError
 from fooocus.jobs.supervisor import Jobs
 from fooocus.request import Request
-from fooocus.ui import views
+from fooocus.ui import views, welcome_views
 from fooocus.ui.choices import choices
 from fooocus.ui.controls import build_group, restorable, row_of
 from fooocus.ui.fields import BY_NAME, Group, gather, to_request
 from fooocus.ui.guard import owner_of
 from fooocus.ui.stream import ACTIVE, View, Watcher
+from fooocus.ui.welcome import Welcome
 
 TITLE = "Fooocus"
 TABS: tuple[tuple[Group, str], ...] = (
@@ -60,11 +61,12 @@ JOIN_IDS = """(found, tab) => {
 class Page:
     """Build the page and answer its events. One object serves all tabs; what differs between them is passed in."""
 
-    def __init__(self, config: Config, jobs: Jobs, defaults: Request, watcher: Watcher) -> None:
+    def __init__(self, config: Config, jobs: Jobs, defaults: Request, watcher: Watcher, welcome: Welcome) -> None:
         self._config = config
         self._jobs = jobs
         self._defaults = defaults
         self._watcher = watcher
+        self._welcome = welcome
         self._controls: dict[str, Any] = {}
 
     def build(self) -> gr.Blocks:
@@ -75,6 +77,8 @@ class Page:
                     self._stage = gr.HTML(
                         views.stage(View()), elem_id="stage", apply_default_css=False, js_on_load=None
                     )
+                    begin = welcome_views.UNKNOWN if self._welcome.knows_models else ""
+                    self._first = gr.HTML(begin, elem_id="first", apply_default_css=False, js_on_load=None)
                     self._build_desk()
                 with gr.Column(elem_id="advanced"), gr.Tabs(elem_id="tabs") as self._tabs:
                     for group, title in TABS:
@@ -82,6 +86,7 @@ class Page:
                             self._controls |= build_group(group, self._config, self._defaults)
             self._tab = gr.Textbox(elem_id="tab", visible="hidden", container=False)
             self._found = gr.Textbox(elem_id="found", visible="hidden", container=False)
+            self._order = gr.Textbox(elem_id="order", visible="hidden", container=False)
             self._memory = gr.Textbox(visible=False)
             self._wire(blocks)
         blocks.queue(default_concurrency_limit=None, api_open=False)
@@ -121,7 +126,8 @@ class Page:
         blocks.load(None, None, prompt, js=RECALL_PROMPT % json.dumps(self._defaults.prompt))
         blocks.load(self._open, self._memory, [*every, self._advanced, self._found], js=RECALL, queue=False, **quiet)
         self._found.change(None, [self._found, self._tab], self._tab, js=JOIN_IDS)
-        blocks.load(self._follow_worker, None, self._status, **quiet)
+        blocks.load(self._follow_worker, None, [self._status, self._first], **quiet)
+        self._order.change(self._welcome.order, self._order, None, trigger_mode="multiple", queue=False, **quiet)
         gr.on(
             [self._go.click, prompt.submit],
             self._generate,
@@ -219,8 +225,8 @@ class Page:
         mine = self._watcher.mine((tab or "").split(), _owner(request))
         return [job.id for job in mine if job.state in ACTIVE]
 
-    async def _follow_worker(self) -> AsyncIterator[str]:
-        """Say quietly what the worker is getting ready, for as long as the page is open.
+    async def _follow_worker(self) -> AsyncIterator[tuple[str, str]]:
+        """Say quietly what the worker is getting ready and which files are missing, for as long as the page is open.
 
         That it never ends has a second reason: Gradio closes a page's stream of answers when nothing is pending, and an
         event that arrives at that moment is never answered. Now and then it yields without news, because only there
@@ -228,11 +234,12 @@ class Page:
         """
         shown, since = None, 0.0
         while True:
-            state = self._jobs.worker_state()
-            words = views.status(state.phase, state.reason)
-            if words != shown or since >= _SIGN_OF_LIFE_SECONDS:
-                yield words
-                shown, since = words, 0.0
+            look, state = await self._welcome.look(), self._jobs.worker_state()
+            line = views.status(state.phase, state.reason) or welcome_views.quiet_line(look)
+            first = welcome_views.panel(look) if self._welcome.knows_models else ""
+            if (line, first) != shown or since >= _SIGN_OF_LIFE_SECONDS:
+                yield line, first
+                shown, since = (line, first), 0.0
             await anyio.sleep(_LOOK_AT_WORKER_SECONDS)
             since += _LOOK_AT_WORKER_SECONDS
 

@@ -19,10 +19,12 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from fooocus.config import Config
 from fooocus.errors import ConfigError, RequestError
 from fooocus.jobs.supervisor import Jobs
+from fooocus.models.first_run import FirstRun
 from fooocus.request import Request
 from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
 from fooocus.ui.shell import Shell
 from fooocus.ui.stream import Previews, Watcher
+from fooocus.ui.welcome import Welcome
 
 STATIC = Path(__file__).resolve().parent / "static"
 PORTS_TRIED = 100
@@ -44,8 +46,12 @@ _MANIFEST: Mapping[str, object] = {
 }
 
 
-def serve(config: Config, jobs: Jobs, defaults: Request, *, ready: Callable[[str], None]) -> None:
+def serve(
+    config: Config, jobs: Jobs, defaults: Request, *, ready: Callable[[str], None], first_run: FirstRun | None = None
+) -> None:
     """Serve the page until Ctrl-C. ``ready`` is called with its address once it answers.
+
+    With ``first_run`` the page says what this computer can do, and gets the model files that are missing.
 
     Raises :class:`~fooocus.errors.ConfigError` when no port can be had.
     """
@@ -59,7 +65,7 @@ def serve(config: Config, jobs: Jobs, defaults: Request, *, ready: Callable[[str
             webbrowser.open(url)
 
     try:
-        app = build_app(config, jobs, defaults, port=port)
+        app = build_app(config, jobs, defaults, port=port, first_run=first_run)
         options = uvicorn.Config(
             app,
             log_level="warning",
@@ -77,7 +83,13 @@ def serve(config: Config, jobs: Jobs, defaults: Request, *, ready: Callable[[str
 
 
 def build_app(
-    config: Config, jobs: Jobs, defaults: Request, *, port: int, wrong_try_seconds: float = WRONG_TRY_SECONDS
+    config: Config,
+    jobs: Jobs,
+    defaults: Request,
+    *,
+    port: int,
+    first_run: FirstRun | None = None,
+    wrong_try_seconds: float = WRONG_TRY_SECONDS,
 ) -> Guard:
     """Return the whole page as an ASGI application that answers under ``port``.
 
@@ -86,26 +98,24 @@ def build_app(
     previews = Previews()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     _add_routes(app, config, jobs, previews)
+    page = (config, jobs, defaults, Watcher(jobs, previews, config.outputs), Welcome(first_run))
     # Outside of a running event loop gradio makes several of its own and closes none.
-    asyncio.run(_mount_page(app, config, jobs, defaults, previews, port))
+    asyncio.run(_mount_page(app, page, port))
     return Guard(Shell(app), config, port, seconds=wrong_try_seconds)
 
 
-async def _mount_page(
-    app: FastAPI, config: Config, jobs: Jobs, defaults: Request, previews: Previews, port: int
-) -> None:
-    """Build the Gradio page and mount it behind the routes that ``app`` has."""
+async def _mount_page(app: FastAPI, parts: tuple[Config, Jobs, Request, Watcher, Welcome], port: int) -> None:
+    """Build the Gradio page of ``parts`` and mount it behind the routes that ``app`` has."""
     import gradio as gr
 
     from fooocus.ui.page import Page
     from fooocus.ui.theme import make_theme
 
-    blocks = Page(config, jobs, defaults, Watcher(jobs, previews, config.outputs)).build()
     gr.mount_gradio_app(
         app,
-        blocks,
+        Page(*parts).build(),
         path="/",
-        server_name=config.host,
+        server_name=parts[0].host,
         server_port=port,
         footer_links=[],
         run_history=False,

@@ -83,6 +83,21 @@ def test_a_job_tells_its_way_and_saves_the_recipe(engine: Engine, request_: Requ
     assert recipe == without_folders(wanted)
 
 
+@pytest.mark.parametrize(("format", "suffix"), [("jpeg", ".jpg"), ("webp", ".webp")])
+def test_other_formats_carry_the_recipe_too(engine: Engine, request_: Request, format: str, suffix: str) -> None:
+    told = run(engine, dataclasses.replace(request_, format=format))
+    (path,) = (Path(event.path) for event in told if isinstance(event, Saved))
+    assert path.suffix == suffix
+    assert read_recipe(path) == without_folders(recipe_of(request_))
+
+
+def test_metadata_can_be_left_out(tmp_path: Path, request_: Request) -> None:
+    engine = Engine(Config(outputs=tmp_path / "out", data=tmp_path, metadata=False))
+    (path,) = (Path(event.path) for event in run(engine, request_) if isinstance(event, Saved))
+    assert read_recipe(path) is None
+    assert b"a red circle" not in path.read_bytes()
+
+
 def test_picture_i_is_the_picture_of_seed_plus_i_alone(engine: Engine, request_: Request) -> None:
     many = run(engine, dataclasses.replace(request_, count=3))
     alone = run(engine, dataclasses.replace(request_, seed=13))

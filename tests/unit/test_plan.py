@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fooocus.errors import RequestError
-from fooocus.prompt.plan import plan, with_seed
+from fooocus.prompt.plan import number_of_pictures, plan, with_seed
 from fooocus.prompt.styles import Style, Styles
 from fooocus.request import (
     DEFAULT_BASE,
@@ -171,3 +171,25 @@ def _seconds(request: Request) -> float:
     start = time.process_time()
     plan(request, STYLES)
     return time.process_time() - start
+
+
+def test_each_line_is_a_prompt_of_its_own_where_asked() -> None:
+    request = Request(prompt="a fox\n\n  \na cat --repeat 2\na dog", styles=(), seed=5, lines="each")
+    recipes = plan(request, STYLES)
+    assert [(recipe.prompt.strip(), recipe.seed) for recipe in recipes] == [
+        ("a fox", 5),
+        ("a cat", 6),
+        ("a cat", 7),
+        ("a dog", 8),
+    ]
+    assert number_of_pictures(request) == 4
+    for recipe in recipes:
+        assert plan(recipe.to_request(), STYLES) == (recipe,)
+    (together,) = plan(Request(prompt="a fox\na cat", styles=(), seed=5), STYLES)
+    assert "a fox" in together.positive_text and "a cat" in together.positive_text
+
+
+def test_too_many_lines_are_refused() -> None:
+    with pytest.raises(RequestError) as caught:
+        plan(Request(prompt="fox\n" * 1001, seed=1, lines="each"), STYLES)
+    assert caught.value.field == "count"

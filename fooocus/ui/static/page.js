@@ -8,7 +8,8 @@
 
   // The stage says what the tab is called, and whether a job that shall stop still runs.
   const title = () => {
-    const words = stage()?.dataset.title;
+    const empty = stage()?.dataset.phase === "empty";
+    const words = (empty && document.querySelector(".welcome")?.dataset.title) || stage()?.dataset.title;
     if (words && document.title !== words) document.title = words;
     if (stage()?.dataset.job !== stopping || !stage().hasAttribute("data-active")) {
       stopping = null;
@@ -41,7 +42,19 @@
     if (seed) seed.textContent = button.dataset.seed;
   };
 
+  // An order goes through a hidden box; its number makes the same order twice two orders.
+  let orders = 0;
+  const order = (button) => {
+    const box = document.querySelector("#order textarea, #order input");
+    box.value = JSON.stringify({ do: button.dataset.order, name: button.dataset.name ?? "", number: ++orders });
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+
   addEventListener("click", (event) => {
+    const ordered = event.target.closest?.("[data-order]");
+    if (ordered) order(ordered);
+    const models = event.target.closest?.("[data-models]");
+    if (models) document.body.classList.toggle("later", models.dataset.models === "hide");
     const example = event.target.closest?.("[data-example]");
     if (example && prompt()) {
       prompt().value = example.dataset.example;

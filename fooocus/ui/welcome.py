@@ -1,0 +1,122 @@
+"""What the page knows of this computer and its model files, and the orders it gives: fetch, pause, use a copy.
+
+All tabs show the same, so one look a second serves all of them. A look touches the disk and asks for the graphics card;
+it happens in a thread, and a page that opens meanwhile shows the last one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+
+import anyio.to_thread
+
+from fooocus.errors import FooocusError
+from fooocus.models.fetch import ENDED, FileProgress, Progress
+from fooocus.models.first_run import FirstRun
+from fooocus.models.hub import Source
+from fooocus.models.report import Survey, WantedFile
+
+_LOOK_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """Hold what was seen: files, how far their download is, what the last order ran into.
+
+    ``addresses`` say by name where each file is fetched from; ``offline`` that the person forbids connections.
+    """
+
+    survey: Survey
+    progress: Progress
+    addresses: Mapping[str, str]
+    searching: bool = False
+    offline: bool = False
+    trouble: FooocusError | None = None
+
+    @property
+    def unfinished(self) -> tuple[WantedFile, ...]:
+        """The wanted files that cannot be used yet."""
+        return tuple(file for file in self.survey.files if file.state != "here")
+
+    @property
+    def under_way(self) -> tuple[FileProgress, ...]:
+        """The files that are being fetched, wait, or are paused."""
+        return tuple(file for file in self.progress.files if file.phase not in ENDED)
+
+    @property
+    def failed(self) -> tuple[FileProgress, ...]:
+        """The files that could not be fetched."""
+        return tuple(file for file in self.progress.files if file.phase == "failed")
+
+
+class Welcome:
+    """Look around and carry out orders. Without ``run`` there is nothing to see and nothing to do."""
+
+    def __init__(self, run: FirstRun | None) -> None:
+        self._run = run
+        self._seen: Look | None = None
+        self._seen_at = 0.0
+        self._looking = False
+        self._trouble: FooocusError | None = None
+
+    @property
+    def knows_models(self) -> bool:
+        """Whether there will be something to see."""
+        return self._run is not None
+
+    async def look(self) -> Look | None:
+        """Return what is to be seen, at most a second old; ``None`` while the first look is under way."""
+        if self._run is not None and not self._looking and time.monotonic() - self._seen_at >= _LOOK_SECONDS:
+            self._looking = True
+            try:
+                self._seen = await anyio.to_thread.run_sync(self._look, self._run)
+                self._seen_at = time.monotonic()
+            finally:
+                self._looking = False
+        return self._seen
+
+    def order(self, text: str) -> None:
+        """Carry out an order of the page: JSON with ``do`` and, where one file is meant, its ``name``.
+
+        What goes wrong is shown with the files; an order that is none is passed over.
+        """
+        if self._run is None or not (order := _read(text)):
+            return
+        do, name = order
+        self._trouble = None
+        try:
+            match do:
+                case "fetch":
+                    self._run.fetch()
+                case "use":
+                    self._run.use(name)
+                case "pause":
+                    self._run.fetcher.pause()
+                case "resume":
+                    self._run.fetcher.resume()
+                case "cancel":
+                    self._run.fetcher.cancel()
+        except FooocusError as error:
+            self._trouble = error
+        self._seen_at = 0.0
+
+    def _look(self, run: FirstRun) -> Look:
+        survey = run.survey()
+        hub = Source(survey.endpoint)
+        addresses = {file.entry.name: hub.address(file.entry) for file in survey.files if file.state != "here"}
+        return Look(survey, run.fetcher.progress(), addresses, run.searching, run.offline, self._trouble)
+
+
+def _read(text: str) -> tuple[str, str] | None:
+    """Read an order. It comes from a browser and may be anything."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    do, name = values.get("do"), values.get("name", "")
+    return (do, name) if isinstance(do, str) and isinstance(name, str) else None

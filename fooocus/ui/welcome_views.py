@@ -1,0 +1,226 @@
+"""The first screen while model files are missing, and the quiet line once they are there, as HTML.
+
+As in :mod:`fooocus.ui.views`, every value from outside is escaped here, and the structure changes as little as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from fooocus.models.computer import Computer
+from fooocus.models.fetch import FileProgress
+from fooocus.models.report import WantedFile, fetch_times, progress_line
+from fooocus.models.verdict import Fit, picture_time
+from fooocus.models.words import amount
+from fooocus.ui.welcome import Look
+
+UNKNOWN = '<div class="unknown"></div>'  # what the page holds until the first look has ended
+_FITS: Mapping[Fit, str] = {
+    "fits": "everything fits",
+    "takes turns": "base and refiner take turns",
+    "streams": "models stream from main memory",
+    "processor": "no graphics card",
+}
+_PHASES: Mapping[str, str] = {
+    "waiting": "waits for its turn",
+    "retrying": "trying again",
+    "checking": "checking",
+    "elsewhere": "another program is fetching it",
+    "paused": "paused",
+    "failed": "not fetched",
+}
+
+
+def quiet_line(look: Look | None) -> str:
+    """Return one line that says what this computer can do, or how far the download is."""
+    if look is None:
+        return ""
+    moving = [file for file in look.under_way if file.phase != "paused"]
+    if moving:
+        return _line(f"Fetching {progress_line(look.progress)}")
+    if look.unfinished:
+        count = len(look.unfinished)
+        words = "1 file is missing" if count == 1 else f"{count} files are missing"
+        return f'<p class="missing"><button type="button" data-models="show">{words}</button></p>'
+    computer, verdict = look.survey.computer, look.survey.verdict
+    card = computer.cards[0].name.removeprefix("NVIDIA ").removeprefix("GeForce ") if computer.cards else ""
+    fit = f"{card}, {_FITS[verdict.fit]}" if card else _FITS[verdict.fit]
+    # The time is that of SDXL; with another model nothing is known.
+    time = picture_time(verdict.seconds) + " – " if verdict.seconds and look.survey.files else ""
+    return _line(f"{time}{fit}", verdict.basis if time else "")
+
+
+def panel(look: Look | None) -> str:
+    """Return what the first screen says while files are missing; nothing when all are there."""
+    if look is None:
+        return UNKNOWN
+    if not look.unfinished:
+        return ""
+    told = {file.name: file for file in look.progress.files if file.phase not in ("done", "cancelled")}
+    rows = "".join(_row(file, told.get(file.entry.name)) for file in look.survey.files)
+    title = _title(look)
+    overall = f"{_percent(look)} % – " if look.under_way else ""
+    return (
+        f'<section class="welcome" aria-label="First run" data-title="{overall}{escape(title)}">'
+        f'<h2 role="status">{escape(title)}</h2>'
+        f"{_computer(look)}"
+        f'<ul class="files">{rows}</ul>'
+        f"{_overall(look)}{_fault(look)}{_buttons(look)}{_by_hand(look)}</section>"
+    )
+
+
+def _title(look: Look) -> str:
+    if any(file.phase != "paused" for file in look.under_way):
+        return "Fetching the models"
+    if look.under_way:
+        return "Paused"
+    if look.trouble or look.failed:
+        return "Not everything could be fetched"
+    return "Before the first picture"
+
+
+def _computer(look: Look) -> str:
+    computer, verdict = look.survey.computer, look.survey.verdict
+    warnings = "".join(f'<p class="warning">{escape(warning)}</p>' for warning in verdict.warnings)
+    return (
+        f'<p class="verdict">{escape(verdict.sentence)}</p>'
+        f'<p class="machine">{escape(_machine(computer))}</p>{warnings}'
+        f"<details><summary>Where this time comes from</summary><p>{escape(verdict.basis)}.</p></details>"
+    )
+
+
+def _machine(computer: Computer) -> str:
+    """Say what the computer is in one line."""
+    card = computer.cards[0] if computer.cards else None
+    words = [computer.processor if card is None else card.name]
+    if card is None:
+        words.append("1 core" if computer.cores == 1 else f"{computer.cores} cores")
+    elif card.memory_bytes:
+        words.append(f"{amount(card.memory_bytes)} on the card")
+    if computer.memory_bytes:
+        words.append(f"{amount(computer.memory_bytes)} memory")
+    return " · ".join([*words, f"{amount(computer.disk_free_bytes)} free on the disk"])
+
+
+def _row(file: WantedFile, progress: FileProgress | None) -> str:
+    """Return a file's row: what it is for, its name, how much of it is there."""
+    name, _, purpose = file.entry.purpose.partition(":")
+    size = amount(file.entry.size_bytes) if file.entry.size_bytes else "size unknown"
+    done = progress.done_bytes if progress else file.fetched_bytes
+    state, words = file.state, size
+    if file.state == "here":
+        words = "ready"
+    elif progress:
+        state_words = _PHASES.get(progress.phase, "")
+        words = ", ".join(part for part in (state_words, f"{amount(done)} of {size}") if part)
+    elif file.state == "begun":
+        words = f"{amount(done)} of {size}"
+    bar = ""
+    if file.state != "here" and (progress or file.state == "begun") and file.entry.size_bytes:
+        bar = _bar(done / file.entry.size_bytes, f"Progress of {file.entry.name}")
+    use = _use(file) if file.state == "elsewhere" and progress is None else ""
+    note = f'<p class="note">{escape(progress.sentence)}</p>' if _stalls(progress) and progress else ""
+    shown = name[:1].upper() + name[1:] if purpose else file.entry.name
+    about = f"{file.entry.name} · {purpose.strip()}" if purpose else file.entry.licence
+    return (
+        f'<li data-state="{state}"><div class="what"><b>{escape(shown)}</b><span class="size">{escape(words)}</span></div>'
+        f'<p class="about">{escape(about)}</p>{bar}{note}{use}</li>'
+    )
+
+
+def _stalls(progress: FileProgress | None) -> bool:
+    return progress is not None and progress.phase != "failed" and bool(progress.sentence)
+
+
+def _use(file: WantedFile) -> str:
+    folder = file.copy.parent if file.copy else file.target.parent
+    return (
+        f'<p class="copy"><span>Found on this disk: {escape(str(file.copy))}</span>'
+        f'<button type="button" data-order="use" data-name="{escape(file.entry.name)}">'
+        f"Use the copy in {escape(folder.name)}</button></p>"
+    )
+
+
+def _bar(fraction: float, label: str) -> str:
+    done = min(1.0, max(0.0, fraction)) * 100
+    return (
+        f'<div class="bar" role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{done:.0f}"><i style="width:{done:.1f}%"></i></div>'
+    )
+
+
+def _percent(look: Look) -> int:
+    return int(100 * look.progress.done_bytes / look.progress.size_bytes) if look.progress.size_bytes else 0
+
+
+def _overall(look: Look) -> str:
+    """Return the bar over all files, once there is something to show."""
+    if not look.under_way:
+        return ""
+    share = look.progress.done_bytes / look.progress.size_bytes if look.progress.size_bytes else 0.0
+    words = progress_line(look.progress)
+    return f'<div class="overall">{_bar(share, "Progress of all files")}<p>{escape(words)}</p></div>'
+
+
+def _fault(look: Look) -> str:
+    """Return why something did not work: the last order, or each file that failed; one sentence is said once."""
+    said = [(look.trouble.sentence, look.trouble.remedy)] if look.trouble else []
+    said += [(file.sentence, _brief(file)) for file in look.failed]
+    if look.offline:
+        said = [("HF_HUB_OFFLINE is set in the environment, so nothing is fetched.", "Take it out and start again.")]
+    free, needed = look.survey.computer.disk_free_bytes, look.survey.bytes_to_fetch
+    if not said and needed > free:
+        said = [(f"The disk has {amount(free)} free, {amount(needed)} are needed.", "Make room first.")]
+    rows = "".join(f"<b>{escape(s)}</b><span>{escape(r)}</span>" for s, r in dict.fromkeys(said))
+    return f'<div class="fault" role="alert">{rows}</div>' if rows else ""
+
+
+def _brief(file: FileProgress) -> str:
+    """Return what to do; the way by hand stands below with its links, for all files."""
+    if file.code in ("NoConnection", "TooSlow"):
+        return "Check the network and the proxy and try again, or get the files by hand as said below."
+    return file.remedy
+
+
+def _buttons(look: Look) -> str:
+    """Return the one thing to do now, and the quiet ones beside it."""
+    later = '<button type="button" data-models="hide">Not now</button>'
+    if look.under_way:
+        paused = all(file.phase == "paused" for file in look.under_way)
+        first = _order("resume", "Resume", main=True) if paused else _order("pause", "Pause")
+        return f'<div class="orders">{first}{_order("cancel", "Cancel")}{later}</div>'
+    count, needed = len(look.survey.to_fetch), look.survey.bytes_to_fetch
+    if look.offline or not count:
+        return f'<div class="orders">{later}</div>'
+    words = f"Fetch {count} {'file' if count == 1 else 'files'}, {amount(needed)}"
+    again = bool(look.failed) and not look.trouble
+    main = _order("fetch", f"Try again: {words[0].lower()}{words[1:]}" if again else words, main=True)
+    searching = "Looking for copies on this disk. " if look.searching else ""
+    hint = f'<p class="hint">{searching}{escape(fetch_times(needed))}</p>'
+    return f'<div class="orders">{main}{later}</div>{hint}'
+
+
+def _order(do: str, words: str, *, main: bool = False) -> str:
+    return f'<button type="button" data-order="{do}"{" class=main" if main else ""}>{escape(words)}</button>'
+
+
+def _by_hand(look: Look) -> str:
+    """Say which file is got where and into which folder it belongs; open where nothing else helps."""
+    rows = "".join(
+        f'<li><a href="{escape(look.addresses[file.entry.name])}" target="_blank" rel="noopener noreferrer">'
+        f"{escape(file.entry.name)}</a> into <code>{escape(str(file.target.parent))}</code></li>"
+        for file in look.unfinished
+        if file.entry.name in look.addresses
+    )
+    needed = look.offline or bool(look.failed) or any(file.phase == "retrying" for file in look.under_way)
+    return (
+        f'<details class="hand"{" open" if needed else ""}><summary>Get the files by hand</summary>'
+        f"<p>Fetch each with a browser, here or on another computer, and put it where it belongs. "
+        f"The page notices by itself.</p><ul>{rows}</ul></details>"
+    )
+
+
+def _line(words: str, hint: str = "") -> str:
+    title = f' title="{escape(hint)}"' if hint else ""
+    return f"<p{title}>{escape(words)}</p>"
