@@ -37,9 +37,11 @@ from fooocus.loading.checkpoint import Role
 from fooocus.loading.device import choose_device, is_out_of_memory
 from fooocus.loading.embeddings import Embeddings, EncoderKind
 from fooocus.loading.memory import Memory
+from fooocus.models.hashes import FileMemory
 from fooocus.prompt.library import load_library
 from fooocus.prompt.plan import plan
 from fooocus.render.conditioning import Prompts, predictor, sizes_at
+from fooocus.render.hashes import FileHashes
 from fooocus.render.interrupt import interruptible
 from fooocus.render.latents import LatentsFile, decode
 from fooocus.render.preview import preview_jpeg
@@ -118,6 +120,7 @@ class Engine:
         self._device = choose_device(config.device, config.dtype)
         self._memory = Memory(self._device)
         self._catalog = Catalog({kind: config.folders(folder) for kind, folder in _FOLDERS.items()})
+        self._hashes = FileHashes(FileMemory(config.data / "models.sqlite"))
         self._embeddings = Embeddings(config.folders("embeddings"))
         logging.getLogger("fooocus.render").info("computing on %s", self._device.reason)
 
@@ -147,7 +150,7 @@ class Engine:
                 emit(Notice(f"Picture {number} was skipped."))
                 continue
             watch.stage("saving")
-            path = self._save(path, rendered.image, recipe, format)
+            path = self._save(path, rendered.image, recipe, format, watch)
             self._log(path, recipe, watch)
             if latents:
                 latents.add(rendered.latents)
@@ -181,6 +184,8 @@ class Engine:
         )  # refuses what cannot be spaced, before loading
         files = self._find(recipe)
         self._memory.keep_only(files.all())
+        if self._config.metadata:
+            self._hashes.begin(files.all())
         watch.stage("loading")
         for report in self._memory.prepare(files.base, "base", files.loras):
             watch.notice(f"LoRA {report.name}: {report.matched} of {report.total} modules matched.")
@@ -234,10 +239,11 @@ class Engine:
         library = load_library(self._config.styles_folder)
         return plan(request, library.styles, library.lists)
 
-    def _save(self, path: Path, image: Image.Image, recipe: Recipe, format: Format) -> Path:
+    def _save(self, path: Path, image: Image.Image, recipe: Recipe, format: Format, watch: Watch) -> Path:
         """Save a picture with its recipe; one that its format has no room for is saved beside it."""
         metadata = self._config.metadata
-        path = save_picture(path, encode(image, recipe, format, metadata=metadata))
+        hashes = self._hashes.by_name(self._find(recipe).all(), watch.check) if metadata else {}
+        path = save_picture(path, encode(image, recipe, format, metadata=metadata, hashes=hashes))
         if metadata and not fits(recipe, format):
             save_picture(path.with_suffix(".json"), record(recipe).encode())
         return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,7 @@ from fooocus.render.conditioning import Prompts, predictor, sizes_at
 from fooocus.render.engine import Engine, Watch
 from fooocus.render.text import TextConditioning
 from fooocus.request import LoraUse, Recipe, Request, Size
+from tests.tiny import BASE, LORA
 
 
 @pytest.fixture
@@ -81,6 +83,17 @@ def test_a_job_tells_its_way_and_saves_the_recipe(engine: Engine, request_: Requ
     recipe = read_recipe(Path(saved[1].path))
     wanted = recipe_of(dataclasses.replace(with_refiner(request_, tiny), seed=12))
     assert recipe == without_folders(wanted)
+
+
+def test_the_files_of_the_picture_are_named_by_their_sums(engine: Engine, request_: Request, tiny: Path) -> None:
+    """Other programs know a model by the first ten digits of its file's SHA-256."""
+    use = (LoraUse(str(tiny / "tiny_offset_lora.safetensors"), 0.5),)
+    (path,) = (Path(e.path) for e in run(engine, dataclasses.replace(request_, loras=use)) if isinstance(e, Saved))
+    sums = {file: hashlib.sha256((tiny / file).read_bytes()).hexdigest()[:10] for file in (BASE, LORA)}
+    with Image.open(path) as image:
+        text = image.text["parameters"]  # type: ignore[attr-defined]
+    assert f"Model hash: {sums[BASE]}" in text
+    assert f"tiny_offset_lora: {sums[LORA]}" in text
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("jpeg", ".jpg"), ("webp", ".webp")])
