@@ -52,7 +52,7 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
         stack.callback(lock.release)
         store = stack.enter_context(closing(JobStore(config.data / "jobs.sqlite")))
         begin = {"request": defaults.to_json()}
-        worker = Jobs(store, worker_command(config), environment, config.data / "worker.log", prepare=begin)
+        worker = Jobs(store, worker_command(config, defaults), environment, config.data / "worker.log", prepare=begin)
         jobs = stack.enter_context(closing(worker))
         models = stack.enter_context(closing(first_run(config, defaults, own)))
         models.begin()
@@ -107,11 +107,16 @@ def generate(config: Config, request: Request, emit: Callable[[Event], None], la
         signal.signal(signal.SIGINT, before)
 
 
-def worker_command(config: Config) -> list[str]:
-    """Return the command line that starts a worker with these settings."""
+def worker_command(config: Config, defaults: Request) -> list[str]:
+    """Return the command line that starts a worker with these settings.
+
+    Of model files outside the model folders, pages may name only those that the page was started with.
+    """
     values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
     values["password"] = ""  # the worker has no use for it, and command lines can be seen by others
-    return [sys.executable, "-m", "fooocus.app", json.dumps(values)]
+    named = [defaults.base, defaults.refiner, defaults.vae, *(use.name for use in defaults.loras or ())]
+    outside = [name for name in named if name and os.path.isabs(name)]
+    return [sys.executable, "-m", "fooocus.app", json.dumps({"config": values, "outside": outside})]
 
 
 def worker_main(arguments: list[str]) -> None:
@@ -120,14 +125,15 @@ def worker_main(arguments: list[str]) -> None:
 
     stdin, stdout = claim_pipes()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    values: dict[str, Any] = json.loads(arguments[0])
+    told = json.loads(arguments[0])
+    values: dict[str, Any] = told["config"]
     for field in dataclasses.fields(Config):
         if field.type == "Path":
             values[field.name] = Path(values[field.name])
     config = Config(**values)
     from fooocus.render.engine import Engine
 
-    engine = Engine(config)
+    engine = Engine(config, outside=told["outside"])
     serve(engine.run, stdin, stdout, prepare=engine.warm)
 
 

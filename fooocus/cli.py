@@ -26,7 +26,7 @@ from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Saved, St
 from fooocus.prompt.library import Library, load_library
 from fooocus.prompt.plan import again, plan, with_seed
 from fooocus.prompt.presets import layered
-from fooocus.request import MAX_SEED, NONE, LoraUse, Request, parse_lora, parse_size
+from fooocus.request import MAX_SEED, NONE, Request, parse_lora, parse_size
 
 if TYPE_CHECKING:
     from fooocus.models.fetch import Progress
@@ -241,7 +241,8 @@ def _models_parser(command: Literal["doctor", "fetch"]) -> argparse.ArgumentPars
 def _page_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="launch.py",
-        description="Open the page. Other commands: generate, doctor, fetch, test. Options of generate set what the page begins with.",
+        description="Open the page. Other commands: generate, doctor, fetch, test. "
+        "Options of generate set what the page begins with.",
     )
     _add_request_options(parser)
     _add_config_options(parser)
@@ -295,13 +296,18 @@ def _request(parsed: argparse.Namespace, begin: Request) -> Request:
         if name in given:
             given[name] = _absolute(given[name])
     if "styles" in given:
-        given["styles"] = tuple(style for style in given["styles"] if style.lower() != NONE)
+        given["styles"] = [style for style in given["styles"] if style.lower() != NONE]
     if "loras" in given:
         uses = (parse_lora(text) for text in given["loras"] if text.lower() != NONE)
-        given["loras"] = tuple(LoraUse(_absolute(use.name), use.weight) for use in uses)
-    if parsed.preset and "base" in given:
-        begin = dataclasses.replace(begin, refiner=None, loras=None, vae=None, switch=None)  # another base's companions
-    return dataclasses.replace(begin, **given)
+        given["loras"] = [[_absolute(use.name), use.weight] for use in uses]
+    if "size" in given:
+        given["size"] = str(given["size"])
+    below = begin.to_json()
+    for name in ("base", "refiner"):
+        # A picture names its models without their folders: the same name at a path is no other model.
+        if name in given and os.path.basename(given[name]) == below[name]:
+            below[name] = given[name]
+    return layered(below, given)
 
 
 def _absolute(name: str) -> str:

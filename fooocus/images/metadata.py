@@ -102,7 +102,10 @@ def read_recipe(source: Path | bytes) -> Recipe | None:
 
 
 def parse_record(text: str) -> Recipe:
-    """Read what :func:`record` wrote, strictly: every field is there, has its type and lies in its range."""
+    """Read what :func:`record` wrote, strictly: every field is there, has its type and lies in its range.
+
+    A stranger may have written it: model files are taken by name alone, never by a path.
+    """
     try:
         values: Any = strict_json(text)
     except ValueError as error:
@@ -113,7 +116,7 @@ def parse_record(text: str) -> Recipe:
         raise RequestError(
             "picture", f"The recipe has layout {str(values.get('layout'))[:20]}.", "A newer version may read it."
         )
-    recipe = Recipe.from_json(values["recipe"])
+    recipe = without_folders(Recipe.from_json(values["recipe"]))
     recipe.to_request()  # refuses what lies out of range
     return recipe
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,11 +32,13 @@ from fooocus.images.log import append_to_log
 from fooocus.images.metadata import Format, encode, fits, read_recipe, record, without_folders
 from fooocus.images.store import picture_path, save_picture
 from fooocus.jobs.worker import Control, Emit, WorkItem
-from fooocus.loading.catalog import Catalog, ModelKind
+from fooocus.loading.catalog import Catalog
 from fooocus.loading.checkpoint import Role
 from fooocus.loading.device import choose_device, is_out_of_memory
 from fooocus.loading.embeddings import Embeddings, EncoderKind
 from fooocus.loading.memory import Memory
+from fooocus.models.catalogue import FOLDERS
+from fooocus.models.elsewhere import placed
 from fooocus.models.hashes import FileMemory
 from fooocus.prompt.library import load_library
 from fooocus.prompt.plan import plan
@@ -50,12 +52,6 @@ from fooocus.request import Recipe, Request
 
 # A request's word for a format, what the encoder calls it, and how its files end.
 _FORMATS: Mapping[str, tuple[Format, str]] = {"png": ("png", "png"), "jpeg": ("jpeg", "jpg"), "webp": ("webp", "webp")}
-_FOLDERS: Mapping[ModelKind, str] = {
-    "checkpoint": "checkpoints",
-    "lora": "loras",
-    "vae": "vae",
-    "embedding": "embeddings",
-}
 # The two encoders' names in a text's vocabulary, and what each was trained to see behind the end of a text.
 _ENCODERS: Mapping[str, tuple[EncoderKind, int]] = {"text_l": ("l", 49407), "text_g": ("g", 0)}
 
@@ -110,16 +106,25 @@ class Engine:
     """Makes pictures. Constructed once per worker; loads weights when the first recipe asks for them.
 
     ``latents_file`` collects the final latents of a job's pictures for inspection; ``previews`` says whether steps
-    carry a picture of how far it is.
+    carry a picture of how far it is. ``outside`` are the model files outside the model folders that requests may name;
+    ``None`` allows any, for requests that the computer's own user writes.
     """
 
-    def __init__(self, config: Config, *, latents_file: Path | None = None, previews: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        latents_file: Path | None = None,
+        previews: bool = True,
+        outside: Collection[str] | None = None,
+    ) -> None:
         self._config = config
         self._latents_file = latents_file
         self._previews = previews
         self._device = choose_device(config.device, config.dtype)
         self._memory = Memory(self._device)
-        self._catalog = Catalog({kind: config.folders(folder) for kind, folder in _FOLDERS.items()})
+        folders = {kind: config.folders(folder) for kind, folder in FOLDERS.items()}
+        self._catalog = Catalog(folders, lambda: placed(config.data), outside=outside)
         self._hashes = FileHashes(FileMemory(config.data / "models.sqlite"))
         self._embeddings = Embeddings(config.folders("embeddings"))
         logging.getLogger("fooocus.render").info("computing on %s", self._device.reason)
@@ -242,7 +247,7 @@ class Engine:
     def _save(self, path: Path, image: Image.Image, recipe: Recipe, format: Format, watch: Watch) -> Path:
         """Save a picture with its recipe; one that its format has no room for is saved beside it."""
         metadata = self._config.metadata
-        hashes = self._hashes.by_name(self._find(recipe).all(), watch.check) if metadata else {}
+        hashes = self._hashes.by_name(watch.check) if metadata else {}
         path = save_picture(path, encode(image, recipe, format, metadata=metadata, hashes=hashes))
         if metadata and not fits(recipe, format):
             save_picture(path.with_suffix(".json"), record(recipe).encode())

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 
-from fooocus.errors import FooocusError
+from fooocus.errors import FooocusError, UnreadableModel
 from fooocus.models.hashes import FileMemory
 
 _LOOK_SECONDS = 0.2
@@ -32,17 +32,17 @@ class FileHashes:
         # A daemon: a sum that nobody waits for any more must not hold up the end of the process.
         threading.Thread(target=self._work, args=(self._sums,), name="hash", daemon=True).start()
 
-    def by_name(self, paths: Iterable[Path], check: Callable[[], object]) -> dict[str, str]:
+    def by_name(self, check: Callable[[], object]) -> dict[str, str]:
         """Return the sums by file name, waiting for those that are not ready; ``check`` may leave by raising.
 
         A file that cannot be read any more is left out: a picture is not lost for the sake of a sum.
         """
         found: dict[str, str] = {}
-        for path in paths:
+        for path, sum_ in self._sums.items():
             while True:
                 check()
                 try:
-                    found[path.name] = self._sums[path].result(timeout=_LOOK_SECONDS)
+                    found[path.name] = sum_.result(timeout=_LOOK_SECONDS)
                 except NotYet:
                     continue
                 except FooocusError as error:
@@ -51,8 +51,13 @@ class FileHashes:
         return found
 
     def _work(self, sums: dict[Path, Future[str]]) -> None:
-        for path, future in sums.items():
-            try:
-                future.set_result(self._remembered.sha256(path, threading.Event()))
-            except FooocusError as error:
-                future.set_exception(error)
+        try:
+            for path, future in sums.items():
+                try:
+                    future.set_result(self._remembered.sha256(path, threading.Event()))
+                except FooocusError as error:
+                    future.set_exception(error)
+        finally:  # whatever happened here, nobody may wait for ever with a finished picture
+            for path, future in sums.items():
+                if not future.done():
+                    future.set_exception(UnreadableModel(f"The sum of {path.name} could not be computed."))

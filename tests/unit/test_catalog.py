@@ -124,3 +124,21 @@ def test_links_to_files_and_hidden_things(catalog: Catalog, folder: Path) -> Non
     (folder / ".cache" / "part.safetensors").touch()
     assert "linked.safetensors" in catalog.names("checkpoint")
     assert not any("part" in name for name in catalog.names("checkpoint"))
+
+
+def test_only_the_paths_that_the_page_was_started_with_may_be_asked_for(folder: Path) -> None:
+    inside, secret = folder.parent / "mine.safetensors", folder.parent / "secret.safetensors"
+    inside.touch()
+    secret.touch()
+    catalog = Catalog({"checkpoint": (folder,)}, outside=[str(inside)])
+    assert catalog.resolve("checkpoint", str(inside)) == inside
+    for path in (str(secret), r"\\stranger\share\x.safetensors"):
+        with pytest.raises(ModelError):
+            catalog.resolve("checkpoint", path)
+
+
+def test_a_file_that_is_used_where_it_lies_has_its_name(folder: Path, tmp_path: Path) -> None:
+    there = tmp_path / "elsewhere.safetensors"
+    there.touch()
+    catalog = Catalog({"checkpoint": (folder,)}, lambda: {"checkpoint": {"known.safetensors": there}})
+    assert catalog.resolve("checkpoint", "known") == there

@@ -142,6 +142,24 @@ def test_a_picture_gives_the_identical_picture(capsys: Captured, tmp_path: Path,
     assert str(tmp_path).encode() not in first.read_bytes(), "no folder of the person is in the picture"
 
 
+def test_options_over_a_picture_take_back_what_hangs_on_them(
+    capsys: Captured, tmp_path: Path, models: list[str]
+) -> None:
+    options = ["--size", "64x64", "--steps", "3", "--switch", "2"]
+    assert cli.main(["generate", "a fox", *models, *options, "--out", str(tmp_path)]) == 0
+    picture = capsys.readouterr().out.strip()
+    (quality,) = dry(capsys, "--from", picture, "--performance", "quality")
+    assert (quality.steps, quality.switch) == (60, 41)
+    (short,) = dry(capsys, "--from", picture, "--steps", "10")
+    assert (short.steps, short.switch) == (10, 7)
+    (plain,) = dry(capsys, "--from", picture, "--refiner", "none")
+    assert (plain.refiner, plain.switch, plain.steps) == (None, None, 3)
+    (other,) = dry(capsys, "--from", picture, "--base", "other")
+    assert other.refiner is None
+    (located,) = dry(capsys, "--from", picture, *models[:2])
+    assert (located.refiner, located.switch) == ("tiny_refiner.safetensors", 2)
+
+
 def test_a_relative_path_is_the_callers(
     capsys: Captured, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -184,6 +186,21 @@ def test_wrong_files_are_told_before_anything_is_made(engine: Engine, request_: 
     with pytest.raises((IncompatibleLora, UnsupportedModel)):
         use = (LoraUse(str(tiny / "tiny_refiner.safetensors"), 1.0),)
         engine.render(recipe_of(dataclasses.replace(request_, loras=use)))
+
+
+def test_a_model_that_vanishes_while_it_draws_costs_no_picture(engine: Engine, request_: Request, tiny: Path) -> None:
+    lora = tiny.parent / f"moved-{os.getpid()}.safetensors"
+    shutil.copy(tiny / LORA, lora)
+    control, told = Control(), []
+
+    def emit(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, Step) and event.step == 1:
+            lora.unlink()
+
+    request = dataclasses.replace(request_, loras=(LoraUse(str(lora), 0.5),))
+    perform(engine.run, WorkItem(id="job", request=request.to_json(), created_ms=1), emit, control)
+    assert isinstance(told[-1], Finished) and Path(told[-1].paths[0]).is_file()
 
 
 def test_the_global_generator_is_not_touched(engine: Engine, request_: Request) -> None:
