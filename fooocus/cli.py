@@ -23,6 +23,7 @@ from fooocus import events
 from fooocus.config import Config, load_config
 from fooocus.errors import ConfigError, FooocusError, RequestError, StorageError
 from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Saved, Stage, Step
+from fooocus.images.findings import Known
 from fooocus.prompt.library import Library, load_library
 from fooocus.prompt.plan import again, plan, with_seed
 from fooocus.prompt.presets import layered
@@ -179,12 +180,18 @@ def _beginning(parsed: argparse.Namespace, library: Library) -> Request:
         return layered(library.presets.find(parsed.preset).values)
     if not parsed.source:
         return Request()
-    from fooocus.images.metadata import read_recipe  # brings Pillow, which other commands do without
+    from fooocus.images.foreign import read_settings  # brings Pillow, which other commands do without
+    from fooocus.images.metadata import read_recipe
 
-    recipe = read_recipe(Path(parsed.source))
-    if recipe is None:
-        raise RequestError("from", f"{parsed.source} carries no recipe.", "Choose a picture that this program saved.")
-    return again(recipe, library.styles, library.lists)
+    source = Path(parsed.source)
+    if source.suffix.lower() == ".json" and (recipe := read_recipe(source)):
+        return again(recipe, library.styles, library.lists)
+    found = read_settings(source, Known(styles=library.styles.names))
+    if found is None:
+        raise RequestError("from", f"{source} carries no settings.", "Choose a picture made by this or a like program.")
+    for warning in found.warnings:
+        print(warning, file=sys.stderr)
+    return again(found.recipe, library.styles, library.lists) if found.recipe else layered(found.values)
 
 
 def _tell_json(event: Event) -> None:

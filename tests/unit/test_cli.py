@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fooocus import cli
 from fooocus.config import Config
@@ -158,6 +160,23 @@ def test_options_over_a_picture_take_back_what_hangs_on_them(
     assert other.refiner is None
     (located,) = dry(capsys, "--from", picture, *models[:2])
     assert (located.refiner, located.switch) == ("tiny_refiner.safetensors", 2)
+
+
+def test_another_programs_picture_gives_its_settings(capsys: Captured, tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text(
+        "parameters",
+        "a red fox\nNegative prompt: fog\nSteps: 25, Sampler: DPM++ 2M Karras, CFG scale: 6, Seed: 42, Size: 896x1152",
+    )
+    picture = tmp_path / "theirs.png"
+    Image.new("RGB", (8, 8)).save(picture, pnginfo=info)
+    (recipe,) = dry(capsys, "--from", str(picture))
+    assert (recipe.prompt, recipe.negative, recipe.seed, recipe.guidance) == ("a red fox", "fog", 42, 6.0)
+    assert (recipe.steps, recipe.sampler, recipe.schedule, str(recipe.size)) == (25, "dpmpp_2m", "karras", "896x1152")
+
+    Image.new("RGB", (8, 8)).save(picture)
+    assert cli.main(["generate", "--from", str(picture)]) == 2
+    assert "carries no settings" in capsys.readouterr().err
 
 
 def test_a_relative_path_is_the_callers(
