@@ -38,6 +38,7 @@ EXIT_FAILED, EXIT_WRONG_USE, EXIT_STOPPED = 1, 2, 130
 # Fields whose option takes several values or another form than the field's own.
 _REPEATED = {"styles": ("--style", "NAME|none"), "loras": ("--lora", "FILE|NAME:WEIGHT")}
 _PATH_FIELDS = ("base", "refiner", "vae")
+_CONFIG_OPTIONS = [field for field in dataclasses.fields(Config) if not field.metadata.get("file_only")]
 _STAGES = {
     "starting": "starting",
     "loading": "loading the models",
@@ -89,7 +90,7 @@ def _page(parsed: argparse.Namespace) -> int:
         print(f"The page is at {url} - close this window or press Ctrl+C to end.", flush=True)
 
     config = _config(parsed)
-    app.run_page(config, _request(parsed, _beginning(parsed, load_library(config.styles_folder))), ready)
+    app.run_page(config, _request(parsed, _beginning(parsed, config, load_library(config.styles_folder))), ready)
     return 0
 
 
@@ -104,7 +105,7 @@ def _generate(parsed: argparse.Namespace) -> int:
     library = load_library(config.styles_folder)
     for problem in library.problems:
         print(problem, file=sys.stderr)
-    request = with_seed(_request(parsed, _beginning(parsed, library)), lambda: secrets.randbelow(MAX_SEED + 1))
+    request = with_seed(_request(parsed, _beginning(parsed, config, library)), lambda: secrets.randbelow(MAX_SEED + 1))
     if parsed.dry_run:
         recipes = plan(request, library.styles, library.lists)
         print(json.dumps([recipe.to_json() for recipe in recipes], indent=2))
@@ -169,17 +170,17 @@ def _first_run(parsed: argparse.Namespace) -> FirstRun:
     from fooocus import app
 
     config = _config(parsed)
-    return app.first_run(config, _beginning(parsed, load_library(config.styles_folder)), os.environ)
+    return app.first_run(config, _beginning(parsed, config, load_library(config.styles_folder)), os.environ)
 
 
-def _beginning(parsed: argparse.Namespace, library: Library) -> Request:
-    """Return what the options are put over: the settings inside a picture, a preset, or the defaults."""
+def _beginning(parsed: argparse.Namespace, config: Config, library: Library) -> Request:
+    """Return what the options are put over: a picture's settings, or preset and config file on the defaults."""
     if parsed.source and parsed.preset:
         raise RequestError("preset", "Both --from and --preset are given.", "Choose one to begin with.")
     if parsed.preset:
-        return layered(library.presets.find(parsed.preset).values)
+        return layered(library.presets.find(parsed.preset).values, config.request)
     if not parsed.source:
-        return Request()
+        return layered(config.request)
     from fooocus.images.foreign import read_settings  # brings Pillow, which other commands do without
     from fooocus.images.metadata import read_recipe
 
@@ -279,7 +280,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_config_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where and how")
-    for field in dataclasses.fields(Config):
+    for field in _CONFIG_OPTIONS:
         names = [f"--{field.name.replace('_', '-')}", *(["--out"] if field.name == "outputs" else [])]
         help_text = field.metadata["help"]
         if field.type == "bool":
@@ -291,7 +292,7 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(parsed: argparse.Namespace) -> Config:
-    given = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(Config)}
+    given = {field.name: getattr(parsed, field.name) for field in _CONFIG_OPTIONS}
     return load_config(given, os.environ)
 
 

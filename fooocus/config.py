@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fooocus.errors import ConfigError
+from fooocus.errors import ConfigError, RequestError
+from fooocus.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -49,6 +50,10 @@ class Config:
     password: str = _field("", "password of the page; needed with listen")
     browser: bool = _field(True, "open the page in the browser at start")
     metadata: bool = _field(True, "write each picture's recipe into its file")
+    request: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict,
+        metadata={"help": "what requests begin with, by field", "file_only": True},
+    )
     device: str = _field("auto", "auto, cpu, cuda, cuda:1, mps or xpu")
     dtype: str = _field("auto", "number format of the networks", choices=DTYPES)
     extra_models: str = _field("", f"more folders of models, such as another program's, with {os.pathsep} between")
@@ -129,6 +134,14 @@ def _read_file(file: Path, problems: list[str]) -> dict[str, Any]:
 
 def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
     """Turn text or a JSON value into the field's type; raise ValueError in words."""
+    if field.name == "request":
+        if not isinstance(value, dict):
+            raise ValueError("it must be an object with fields of a request, in config.json.")
+        try:
+            Request.from_json(value)
+        except RequestError as error:
+            raise ValueError(str(error)) from error
+        return value
     if field.type == "Path":
         if not isinstance(value, str | Path) or not str(value):
             raise ValueError(f"{value!r} is not a folder.")

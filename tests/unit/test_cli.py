@@ -17,7 +17,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fooocus import cli
-from fooocus.config import Config
 from fooocus.request import LoraUse, Recipe, Request, Size
 from tests.tiny import REPOSITORY
 
@@ -37,7 +36,7 @@ def models(tiny: Path) -> list[str]:
 def test_every_field_of_request_and_config_is_an_option() -> None:
     helped = cli._generate_parser().format_help()
     special = {"styles": "--style", "loras": "--lora"}
-    for field in (*dataclasses.fields(Request), *dataclasses.fields(Config)):
+    for field in (*dataclasses.fields(Request), *cli._CONFIG_OPTIONS):
         assert special.get(field.name, f"--{field.name.replace('_', '-')}") in helped
         assert field.metadata["help"]
 
@@ -80,6 +79,16 @@ def test_left_out_means_the_first_fooocus_settings(capsys: Captured) -> None:
     assert recipe.styles == ("cinematic-default",) and recipe.refiner == "sd_xl_refiner_1.0.safetensors"
     (quality,) = dry(capsys, "a fox", "--performance", "quality")
     assert (quality.steps, quality.switch) == (60, 41)
+
+
+def test_layers_lie_on_each_other(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The built-in settings, then the preset, then the config file, then what was asked for."""
+    load = cli.load_config
+    monkeypatch.setattr(cli, "load_config", lambda *given: dataclasses.replace(load(*given), request={"guidance": 5.0}))
+    (recipe,) = dry(capsys, "a fox", "--preset", "quality")
+    assert (recipe.steps, recipe.guidance, recipe.sampler) == (60, 5.0, "dpmpp_2m_sde")
+    (recipe,) = dry(capsys, "a fox", "--preset", "quality", "--guidance", "4")
+    assert (recipe.steps, recipe.guidance) == (60, 4.0)
 
 
 def test_another_base_comes_without_the_default_ones_companions(capsys: Captured) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,35 @@ def test_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     config = load_config({"outputs": "pictures"}, {}, tmp_path / "none.json")
     assert config.outputs == tmp_path / "pictures"
     assert Config().folders("loras")[0].name == "loras"
+
+
+def test_extra_folders_are_looked_through_by_kind(tmp_path: Path) -> None:
+    ours, comfy, webui, flat, gone = (tmp_path / name for name in ("models", "comfy", "webui", "flat", "gone"))
+    for folder in (comfy / "checkpoints", webui / "Stable-diffusion", webui / "embeddings", flat):
+        folder.mkdir(parents=True)
+    extra = os.pathsep.join([str(comfy), f" {webui} ", "", str(flat), str(gone)])
+    config = load_config({"models": str(ours), "extra_models": extra}, {}, tmp_path / "none.json")
+    assert config.folders("checkpoints") == (
+        ours / "checkpoints",
+        comfy / "checkpoints",
+        webui / "Stable-diffusion",
+        flat,
+    )
+    # A folder that is sorted by kind, and has none of this, offers nothing: its checkpoints are no LoRAs.
+    assert config.folders("loras") == (ours / "loras", flat)
+    assert config.extra_folders == (comfy, webui, flat, gone)
+
+
+def test_limits_of_numbers_hold(tmp_path: Path) -> None:
+    assert load_config({}, {"FOOOCUS_RATE_LIMIT": "5"}, tmp_path / "none.json").rate_limit == 5
+    with pytest.raises(ConfigError, match="rate_limit"):
+        load_config({"rate_limit": "-1"}, {}, tmp_path / "none.json")
+
+
+def test_requests_begin_with_what_the_config_file_says(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"request": {"guidance": 5, "size": "896x1152"}}), encoding="utf-8")
+    assert load_config({}, {}, file).request == {"guidance": 5, "size": "896x1152"}
+    file.write_text(json.dumps({"request": {"steps": 0}}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.json: request: steps is 0"):
+        load_config({}, {}, file)
