@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from fooocus.models.catalogue import choose
 from fooocus.models.fetch import Progress
 from fooocus.models.first_run import FirstRun
 from fooocus.models.report import lines
@@ -33,6 +34,8 @@ def fetch(run: FirstRun, names: Sequence[str] | None, tell: Callable[[Progress],
     if there is too little room, :class:`~fooocus.errors.MissingModel` for an unknown name, and the first file's error
     if any file failed.
     """
+    if names is not None:
+        choose(names, {entry.name: entry for entry in run.wanted})
     run.begin()
     run.wait()
     for file in run.survey().files:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import email.utils
+import os
 import re
 import threading
 import time
@@ -22,10 +23,11 @@ import httpx
 from fooocus.errors import Stopped
 from fooocus.models.catalogue import Entry
 from fooocus.models.hashes import sha256_of
-from fooocus.models.hub import Source, by_hand, linked_hash, refusal, unreachable
+from fooocus.models.hub import CANNOT_ASK, Source, by_hand, linked_hash, refusal, unreachable
 from fooocus.models.partfile import Disk, PartFile, beside, discard, fetched_bytes, taken
 from fooocus.models.troubles import (
     DownloadError,
+    FileTaken,
     HubBusy,
     HubLacksFile,
     HubRefuses,
@@ -38,6 +40,7 @@ from fooocus.models.troubles import (
 from fooocus.models.words import amount, duration
 
 RESERVE_BYTES = 64_000_000  # left free on the disk, so that the system and this program can still write
+_PROGRESS_BYTES = 64 * 1024  # a line that brings less before it breaks does not count as one that works
 Phase = Literal["fetching", "retrying", "checking"]
 Tell = Callable[[Phase, int, str], None]  # what is going on, bytes so far, a sentence where something is wrong
 
@@ -106,11 +109,15 @@ class Downloader:
         assert entry.size_bytes is not None and entry.sha256 is not None
         if target.exists():
             return self._already_there(entry, target, stop, tell)
+        if target.is_symlink():
+            raise FileTaken(
+                f"{target} is a link to {os.readlink(target)}, which is gone.", "Delete the link, then press Resume."
+            )
         needed = entry.size_bytes - fetched_bytes(target) + RESERVE_BYTES
         if (free := self._disk.free_bytes(target.parent)) < needed:
             raise too_little_room(target.parent, needed, free)
         with PartFile(target, entry.size_bytes, entry.sha256, self._disk) as part:
-            course = _Course(self._sources, self._patience)
+            course = _Course(self._sources, self._patience, part.received)
             while not target.exists():  # another process may have been faster while we came to the lock
                 self._receive_all(entry, part, course, stop, tell)
                 tell("checking", part.received, "")
@@ -155,7 +162,7 @@ class Downloader:
                 yield response
         except httpx.TooManyRedirects as error:
             raise WrongAnswer(f"{source.endpoint} sends in circles.", by_hand(entry, source)) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except CANNOT_ASK as error:
             raise unreachable(error, source, entry) from error
 
     def _receive(
@@ -188,14 +195,18 @@ class Downloader:
 
 
 class _Course:
-    """Which source is asked, and how often still: sources that refuse are struck off, weak ones take turns."""
+    """Which source is asked, and how often still: sources that refuse are struck off, weak ones take turns.
 
-    def __init__(self, sources: Sequence[Source], patience: Patience) -> None:
+    ``reached`` is how many bytes are there at the beginning.
+    """
+
+    def __init__(self, sources: Sequence[Source], patience: Patience, reached: int = 0) -> None:
         self._left = list(sources)
         self._patience = patience
         self._fails = dict.fromkeys(sources, 0)
         self._wrongs = dict.fromkeys(sources, 0)
-        self._reached = 0
+        self._free_at = dict.fromkeys(sources, 0.0)  # by the monotonic clock: a source that is busy says when
+        self._reached = reached
         self._first: DownloadError | None = None
 
     @property
@@ -209,14 +220,17 @@ class _Course:
         Raises the error, or the one that the first source gave, when there is nobody left to ask.
         """
         source = self.source
-        progress = reached > self._reached
-        self._reached = reached
+        progress = reached >= self._reached + _PROGRESS_BYTES
+        if progress or reached < self._reached:
+            self._reached = reached
         if progress and not isinstance(error, TooSlow):
             self._fails = dict.fromkeys(self._fails, 0)
             if isinstance(error, NoConnection):
                 return 0.05  # an ordinary break: go on at once
         self._fails[source] += 1
         wanted = error.wait_seconds if isinstance(error, HubBusy) else None
+        if wanted is not None:
+            self._free_at[source] = time.monotonic() + wanted
         too_long = wanted is not None and wanted > self._patience.longest_retry_after_seconds
         if too_long or self._is_final(error, source) or self._fails[source] >= self._patience.tries:
             self._left.remove(source)
@@ -224,13 +238,19 @@ class _Course:
                 self._first = error
             if not self._left:
                 raise self._first
-            return 0.0
-        if wanted is None and len(self._left) > 1 and self._fails[source] % 2 == 0:
-            self._left.append(self._left.pop(0))  # twice in vain: let the next one try
-            return 0.0
-        if wanted is not None:
-            return wanted
+            return self._take_turns()
+        if wanted is not None or (len(self._left) > 1 and self._fails[source] % 2 == 0):  # busy, or twice in vain
+            self._left.append(self._left.pop(0))
+            pause = self._take_turns()
+            if pause or self.source != source:
+                return pause
         return min(self._patience.first_wait_seconds * 2 ** (self._fails[source] - 1), self._longest())
+
+    def _take_turns(self) -> float:
+        """Choose the first source that may be asked, or else the one that is free soonest; return how long until."""
+        now = time.monotonic()
+        self._left.sort(key=lambda source: max(now, self._free_at[source]))
+        return max(0.0, self._free_at[self.source] - now)
 
     def _is_final(self, error: DownloadError, source: Source) -> bool:
         match error:

@@ -27,6 +27,7 @@ from fooocus.models.troubles import FetchedElsewhere, too_little_room
 
 Phases = Literal["waiting", "paused", "elsewhere", "done", "failed", "cancelled"] | Phase
 ENDED: tuple[Phases, ...] = ("done", "failed", "cancelled")
+_MOVING: tuple[Phases, ...] = ("fetching", "retrying", "checking", "elsewhere")
 AT_ONCE = 2
 _RATE_SECONDS = 5.0  # over which a rate is averaged: long enough to stand still, short enough to be the present
 _log = logging.getLogger(__name__)
@@ -145,10 +146,7 @@ class Fetcher:
                     self._tasks[entry.name] = _Task(entry, target, done_bytes=fetched_bytes(target))
                 else:
                     self._wish(task, "fetch")
-            while len(self._threads) < AT_ONCE:
-                thread = threading.Thread(target=self._work, name="fetch", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            self._start_threads()
             self._changed.notify_all()
 
     def pause(self, name: str | None = None) -> None:
@@ -228,18 +226,34 @@ class Fetcher:
         if not task.at_work:
             self._settle(task)
 
+    def _start_threads(self) -> None:
+        while len(self._threads) < AT_ONCE:
+            thread = threading.Thread(target=self._work, name="fetch", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
     def _work(self) -> None:
         """Take the next waiting file, over and over."""
-        while True:
+        try:
+            while (task := self._take()) is not None:
+                self._run(task)
+        finally:
             with self._changed:
+                if not self._closed:  # a defect ends this thread: the other files still need one
+                    self._threads.remove(threading.current_thread())
+                    self._start_threads()
+
+    def _take(self) -> _Task | None:
+        """Wait for a file to fetch; None when all work ends."""
+        with self._changed:
+            task = self._next()
+            while task is None and not self._closed:
+                self._changed.wait()
                 task = self._next()
-                while task is None and not self._closed:
-                    self._changed.wait()
-                    task = self._next()
-                if task is None or self._closed:
-                    return
-                task.phase, task.at_work = "fetching", True
-            self._run(task)
+            if task is None or self._closed:
+                return None
+            task.phase, task.at_work = "fetching", True
+            return task
 
     def _next(self) -> _Task | None:
         return next((task for task in self._tasks.values() if task.phase == "waiting"), None)
@@ -275,6 +289,11 @@ class Fetcher:
         finally:
             with self._changed:
                 task.at_work = False
+                if task.phase in _MOVING:  # something came up that nobody thought of; the log has it
+                    task.phase, task.samples = "failed", deque()
+                    task.error = FooocusError(
+                        f"{task.entry.name} could not be fetched: a defect of this program.", "The log says more."
+                    )
                 self._changed.notify_all()
 
     def _fetch(self, downloader: Downloader, entry: Entry, task: _Task) -> Path:

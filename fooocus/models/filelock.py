@@ -21,7 +21,7 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        while True:
+        for last in (*[False] * 9, True):
             self._file: BinaryIO = path.open("ab")
             try:
                 _lock(self._file)
@@ -39,6 +39,9 @@ class FileLock:
                     return
             except FileNotFoundError:
                 _log.debug("%s was just released", path)
+            if last:  # some network folders number a file anew at every look
+                _log.warning("it is not certain that %s is locked", path)
+                return
             self._file.close()
 
     def release(self) -> None:

@@ -18,8 +18,8 @@ from fooocus.models.catalogue import Entry, Kind, choose
 from fooocus.models.computer import Computer, look
 from fooocus.models.elsewhere import Copy, find_copies, link, placed, use_in_place, usual_places
 from fooocus.models.fetch import Fetcher, HubSettings
-from fooocus.models.hashes import FileMemory
-from fooocus.models.hub import HUB
+from fooocus.models.hashes import FileMemory, Stamp
+from fooocus.models.hub import HUB, without_login
 from fooocus.models.partfile import Disk, tidy
 from fooocus.models.report import Survey, survey
 from fooocus.models.scan import Found, Library
@@ -88,8 +88,9 @@ class FirstRun:
             self.wanted,
             copies=self._copies,
             placed=self._elsewhere_but_in_use(),
+            problems={file.path: file.content.problem for file in self.library.found if _is_broken(file)},
             measured_seconds=measured_seconds,
-            endpoint=self._settings.environment.get("HF_ENDPOINT", "").rstrip("/") or HUB,
+            endpoint=without_login(self._settings.environment.get("HF_ENDPOINT", "").rstrip("/") or HUB),
             computer=dataclasses.replace(self._computer, disk_free_bytes=free),
         )
 
@@ -163,3 +164,11 @@ class FirstRun:
 
 def _usable(file: Found) -> bool:
     return not file.content.problem and not file.misplaced
+
+
+def _is_broken(file: Found) -> bool:
+    """Say whether a file has a problem still, that is, was not exchanged since the scan."""
+    try:
+        return bool(file.content.problem) and Stamp.of(file.path) == file.stamp
+    except OSError:
+        return False

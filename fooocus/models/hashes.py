@@ -54,6 +54,15 @@ class Content:
     problem: str = ""
 
 
+def is_text(path: str) -> bool:
+    """Say whether a path can be written as UTF-8; on Linux a name may be any bytes, which no database or page takes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sha256_of(path: Path, stop: threading.Event) -> str:
     """Return the SHA-256 of a file.
 
@@ -94,12 +103,16 @@ class FileMemory:
 
     def known_sha256(self, stamp: Stamp) -> str | None:
         """Return the SHA-256 of an unchanged file, None if it was never computed."""
+        if not is_text(stamp.path):
+            return None
         query = "SELECT sha256 FROM digest WHERE path = ? AND size = ? AND mtime = ?"
         rows = self._do(lambda base: base.execute(query, dataclasses.astuple(stamp)).fetchall())
         return str(rows[0][0]) if rows else None
 
     def remember_sha256(self, stamp: Stamp, digest: str) -> None:
         """Keep a hash."""
+        if not is_text(stamp.path):
+            return
         row = (*dataclasses.astuple(stamp), digest)
         self._do(lambda base: base.execute("INSERT OR REPLACE INTO digest VALUES (?, ?, ?, ?)", row).fetchall())
 
@@ -110,7 +123,8 @@ class FileMemory:
 
     def remember_contents(self, found: Iterable[tuple[Stamp, Content]]) -> None:
         """Keep what headers said."""
-        rows = [(*dataclasses.astuple(stamp), *dataclasses.astuple(content)) for stamp, content in found]
+        kept = [(stamp, content) for stamp, content in found if is_text(stamp.path)]
+        rows = [(*dataclasses.astuple(stamp), *dataclasses.astuple(content)) for stamp, content in kept]
         command = "INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?, ?, ?)"
         if rows:
             self._do(lambda base: base.executemany(command, rows).fetchall())

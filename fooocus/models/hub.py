@@ -7,10 +7,12 @@ folder. Its own requests are not used: it restarts at byte 0 after a break, and 
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
 import re
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,21 @@ from fooocus.models.catalogue import Entry
 from fooocus.models.troubles import DownloadError, HubBusy, HubLacksFile, HubRefuses, NoConnection, WrongAnswer
 
 HUB = "https://huggingface.co"
+# What a request may raise; the last when a part of the host's name is longer than names can be.
+CANNOT_ASK = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+_LOGIN = re.compile(r"^(https?://)(?:([^/\s]*)@)?")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A hub or a mirror with the hub's address scheme. The token goes to the person's own hub and to no mirror."""
+    """A hub or a mirror with the hub's address scheme. The token goes to the person's own hub and to no mirror.
+
+    ``login`` is the "name:password" of the address as given; ``endpoint`` is free of it, because it is said and logged.
+    """
 
     endpoint: str
     token: str | None = dataclasses.field(default=None, repr=False)
+    login: str | None = dataclasses.field(default=None, repr=False)
 
     def address(self, entry: Entry) -> str:
         """Return the address of a file."""
@@ -40,23 +49,46 @@ class Source:
     def headers(self) -> dict[str, str]:
         """Return what is sent with each request."""
         headers = {"User-Agent": "fooocus", "Accept-Encoding": "identity"}
+        if self.login:
+            packed = base64.b64encode(urllib.parse.unquote(self.login).encode()).decode()
+            return headers | {"Authorization": f"Basic {packed}"}
         return headers | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
 
 
 def sources(environment: Mapping[str, str], mirrors: Sequence[str] = ()) -> tuple[Source, ...]:
     """Return the person's hub and then the mirrors, in the order in which they are tried.
 
-    Raises :class:`~fooocus.errors.ConfigError` for an address that is none.
+    Raises :class:`~fooocus.errors.ConfigError` for an address that is none, and for a token that cannot be sent;
+    secrets are not quoted.
     """
     from huggingface_hub import get_token
 
+    token = (environment.get("HF_TOKEN") or get_token() or "").strip() or None
+    problems = []
+    if token and not re.fullmatch(r"[!-~]+", token):
+        problems.append("The token of the hub (HF_TOKEN, or the stored login) holds a character that no token has.")
     own = environment.get("HF_ENDPOINT", "").rstrip("/") or HUB
-    found = [Source(own, environment.get("HF_TOKEN") or get_token())]
-    found += [Source(mirror.rstrip("/")) for mirror in mirrors if mirror.rstrip("/") != own]
-    wrong = [source.endpoint for source in found if not re.match(r"https?://[^/\s]+", source.endpoint)]
-    if wrong:
-        raise ConfigError([f"{endpoint!r} is not the address of a hub." for endpoint in wrong])
-    return tuple(found)
+    given = [own, *(mirror.rstrip("/") for mirror in mirrors if mirror.rstrip("/") != own)]
+    problems += [f"{text.rpartition('@')[2]!r} is not the address of a hub." for text in given if not _is_address(text)]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(
+        Source(without_login(text), token if text == own else None, _LOGIN.split(text)[2] or None) for text in given
+    )
+
+
+def without_login(endpoint: str) -> str:
+    """Return an address without the name and password that may stand before its host."""
+    return _LOGIN.sub(r"\1", endpoint)
+
+
+def _is_address(endpoint: str) -> bool:
+    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint):
+        return False
+    try:
+        return bool(httpx.URL(endpoint).host)
+    except (httpx.InvalidURL, UnicodeError):
+        return False
 
 
 def hub_cache(environment: Mapping[str, str]) -> Path:
@@ -76,7 +108,9 @@ def make_client(*, connect_seconds: float, stall_seconds: float) -> httpx.Client
     timeout = httpx.Timeout(stall_seconds, connect=connect_seconds, pool=None)
     try:
         return httpx.Client(verify=context, timeout=timeout, follow_redirects=True, max_redirects=6)
-    except (ImportError, ValueError, httpx.HTTPError) as error:  # a SOCKS proxy, or an address that is none
+    except httpx.InvalidURL as error:  # its text may quote a piece of the password
+        raise ConfigError(["the proxy set in the environment cannot be used: that is no address."]) from error
+    except (ImportError, ValueError, httpx.HTTPError) as error:  # a SOCKS proxy, or a scheme that is unknown
         raise ConfigError([f"the proxy set in the environment cannot be used: {error}."]) from error
 
 
@@ -89,7 +123,7 @@ def complete(entry: Entry, tried: Sequence[Source], client: httpx.Client, pins: 
         return entry
     pinned = _read_pins(pins)
     if entry.name not in pinned:
-        pinned[entry.name] = _ask(entry, tried, client)
+        pinned[entry.name] = _ask(entry, tried[0], client)  # a mirror's word is not enough to check its own bytes by
         _write_pins(pins, pinned)
     told = pinned[entry.name]
     return dataclasses.replace(
@@ -104,7 +138,9 @@ def refusal(status: int, source: Source, entry: Entry) -> DownloadError | None:
     """Put a status code into a sentence; None for an answer that is none of refusal."""
     site, address = source.endpoint, source.address(entry)
     match status:
-        case 401 | 403 | 407:
+        case 407:
+            return _proxy_wants_login()
+        case 401 | 403:
             return HubRefuses(
                 f"{site} refuses {entry.name} ({status}).",
                 "Accept the licence on its page there and set HF_TOKEN to your token, or fetch it in a browser: "
@@ -129,33 +165,40 @@ def by_hand(entry: Entry, source: Source) -> str:
     return f"open {source.address(entry)} and put the file into the folder of {entry.kind}s."
 
 
-def unreachable(error: Exception, source: Source, entry: Entry) -> NoConnection:
+def _proxy_wants_login() -> HubRefuses:
+    return HubRefuses(
+        "The proxy on the way to the network wants a login (407).",
+        "Put it into the proxy's address in the environment: https_proxy=http://name:password@proxy:port.",
+    )
+
+
+def unreachable(error: Exception, source: Source, entry: Entry) -> DownloadError:
     """Put a failed connection into a sentence."""
-    reason = str(error).strip() or type(error).__name__
+    if isinstance(error, httpx.ProxyError) and str(error).startswith("407"):
+        return _proxy_wants_login()
+    # What the client refuses to send it quotes, and that may be a token.
+    secret = isinstance(error, httpx.LocalProtocolError)
+    reason = type(error).__name__ if secret else str(error).strip() or type(error).__name__
     return NoConnection(
         f"There is no connection to {source.endpoint}: {reason[:120]}.",
         "Check the network and the proxy; or, on another computer, " + by_hand(entry, source),
     )
 
 
-def _ask(entry: Entry, tried: Sequence[Source], client: httpx.Client) -> dict[str, Any]:
+def _ask(entry: Entry, source: Source, client: httpx.Client) -> dict[str, Any]:
     """Ask for size and hash: the hub's own answer, before it points to where the bytes are, has them."""
-    trouble: DownloadError | None = None
-    for source in tried:
-        try:
-            response = client.head(source.address(entry), headers=source.headers())
-        except httpx.HTTPError as error:
-            trouble = trouble or unreachable(error, source, entry)
-            continue
-        hops = [*response.history, response]
-        sha256 = next((digest for hop in hops if (digest := linked_hash(hop))), None)
-        size = next((int(text) for hop in hops if (text := hop.headers.get("X-Linked-Size", "")).isdigit()), None)
-        if sha256 and size:
-            return {"size_bytes": size, "sha256": sha256, "endpoint": source.endpoint}
-        trouble = trouble or refusal(response.status_code, source, entry)
-    raise trouble or WrongAnswer(
-        f"No hub says the SHA-256 of {entry.name}, so it could not be checked and is not fetched.",
-        by_hand(entry, tried[0]),
+    try:
+        response = client.head(source.address(entry), headers=source.headers())
+    except CANNOT_ASK as error:
+        raise unreachable(error, source, entry) from error
+    hops = [*response.history, response]
+    sha256 = next((digest for hop in hops if (digest := linked_hash(hop))), None)
+    size = next((int(text) for hop in hops if (text := hop.headers.get("X-Linked-Size", "")).isdigit()), None)
+    if sha256 and size:
+        return {"size_bytes": size, "sha256": sha256, "endpoint": source.endpoint}
+    raise refusal(response.status_code, source, entry) or WrongAnswer(
+        f"{source.endpoint} does not say the SHA-256 of {entry.name}: it could not be checked and is not fetched.",
+        by_hand(entry, source),
     )
 
 
@@ -173,7 +216,16 @@ def _read_pins(file: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         # Not forgotten in silence: a pin is there to notice that the hub's file was exchanged.
         raise StorageError(f"{file} cannot be read: {error}.", "Delete it; the hub is then asked anew.") from error
-    return dict(values)
+    if not isinstance(values, dict) or not all(map(_is_pin, values.values())):
+        raise StorageError(f"{file} holds something else than pins.", "Delete it; the hub is then asked anew.")
+    return values
+
+
+def _is_pin(value: object) -> bool:
+    match value:
+        case {"size_bytes": int(size), "sha256": str(digest), "endpoint": str()}:
+            return size > 0 and re.fullmatch(r"[0-9a-f]{64}", digest) is not None
+    return False
 
 
 def _write_pins(file: Path, pins: Mapping[str, object]) -> None:

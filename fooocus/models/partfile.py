@@ -84,10 +84,11 @@ class State:
         """Read the state beside a part; None if there is none or it is not one of ours."""
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            state = State(str(values["sha256"]), int(values["size_bytes"]), int(values["synced_bytes"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            size_bytes, synced_bytes = int(values["size_bytes"]), int(values["synced_bytes"])
+            digest = str(values["sha256"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
-        return state
+        return State(digest, size_bytes, synced_bytes if 0 <= synced_bytes <= size_bytes else 0)
 
 
 def beside(target: Path, suffix: str) -> Path:

@@ -19,18 +19,23 @@ from fooocus.models.partfile import fetched_bytes
 from fooocus.models.verdict import Verdict, judge
 from fooocus.models.words import amount, duration, rate
 
-State = Literal["here", "begun", "elsewhere", "missing"]
+State = Literal["here", "unusable", "begun", "elsewhere", "missing"]
+_TO_FETCH: tuple[State, ...] = ("missing", "begun", "unusable")
 
 
 @dataclasses.dataclass(frozen=True)
 class WantedFile:
-    """One wanted file. ``fetched_bytes`` of it are there; ``copy`` is a right copy that another program has."""
+    """One wanted file. ``fetched_bytes`` of it are there; ``copy`` is a right copy that another program has.
+
+    ``sentence`` says what to do about a file at ``target`` that is "unusable".
+    """
 
     entry: Entry
     state: State
     fetched_bytes: int
     target: Path
     copy: Path | None = None
+    sentence: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +50,12 @@ class Survey:
     @property
     def to_fetch(self) -> tuple[Entry, ...]:
         """The entries that are neither here nor on this disk."""
-        return tuple(file.entry for file in self.files if file.state in ("missing", "begun"))
+        return tuple(file.entry for file in self.files if file.state in _TO_FETCH)
 
     @property
     def bytes_to_fetch(self) -> int:
         """What is still to come; files of unknown size count as nothing."""
-        unfinished = [file for file in self.files if file.state in ("missing", "begun")]
+        unfinished = [file for file in self.files if file.state in _TO_FETCH]
         return sum((file.entry.size_bytes or 0) - file.fetched_bytes for file in unfinished)
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +70,7 @@ class Survey:
                 "size_bytes": file.entry.size_bytes,
                 "target": str(file.target),
                 "copy": str(file.copy) if file.copy else None,
+                "sentence": file.sentence,
             }
             for file in self.files
         ]
@@ -82,6 +88,7 @@ def survey(
     *,
     copies: Sequence[Copy] = (),
     placed: Mapping[str, Path] | None = None,
+    problems: Mapping[Path, str] | None = None,
     measured_seconds: float | None = None,
     endpoint: str = HUB,
     computer: Computer | None = None,
@@ -89,7 +96,7 @@ def survey(
     """Find out the state of things. No connection is opened and no file is hashed, so it takes well under a second.
 
     ``copies`` are those found so far in other programs' folders, ``placed`` the files used in place, by name; a file
-    that somebody put into the folder by hand counts as here.
+    that somebody put into the folder by hand counts as here, unless ``problems`` says by its path why it is no model.
     """
     here = {name for name, path in (placed or {}).items() if path.is_file()}
     at = {copy.entry.name: copy.path for copy in copies}
@@ -98,13 +105,17 @@ def survey(
         target = entry.target(models)
         begun = fetched_bytes(target)
         state: State = "missing"
-        if target.exists() or entry.name in here:
+        sentence = ""
+        if target.exists() and entry.name not in here and (problem := (problems or {}).get(target)):
+            state, begun = "unusable", 0
+            sentence = f"{target} cannot be used: {problem} Move it away, then fetch it."
+        elif target.exists() or entry.name in here:
             state, begun = "here", entry.size_bytes or 0
         elif entry.name in at:
             state = "elsewhere"
         elif begun:
             state = "begun"
-        files.append(WantedFile(entry, state, begun, target, at.get(entry.name)))
+        files.append(WantedFile(entry, state, begun, target, at.get(entry.name), sentence))
     computer = computer or look(models)
     return Survey(computer, judge(computer, measured_seconds), tuple(files), endpoint)
 
@@ -151,6 +162,8 @@ def _file(file: WantedFile) -> str:
     match file.state:
         case "here":
             return f"here ({file.entry.purpose})"
+        case "unusable":
+            return file.sentence
         case "elsewhere":
             return f"found at {file.copy}; it can be used without fetching it ({file.entry.purpose})"
         case "begun":

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from fooocus.errors import MissingModel, ModelError
 from fooocus.models.catalogue import Kind
-from fooocus.models.hashes import Content, FileMemory, Stamp
+from fooocus.models.hashes import Content, FileMemory, Stamp, is_text
 from fooocus.models.recognise import recognise_file
 
 SUFFIX = ".safetensors"
@@ -153,7 +153,7 @@ class Library:
 def walk(folder: Path, depth: int = _DEPTH) -> Iterator[Stamp]:
     """Yield the model files in a folder and down to ``depth`` below, sorted.
 
-    What begins with a dot is passed over, and so is what cannot be read.
+    What begins with a dot is passed over, and so is what cannot be read and what has a name that is no text.
     """
     yield from _walk(str(folder), depth, set())
 
@@ -172,6 +172,9 @@ def _walk(folder: str, depth: int, seen: set[tuple[int, int]]) -> Iterator[Stamp
     for entry in entries:
         try:
             if entry.name.startswith("."):
+                continue
+            if not is_text(entry.name):
+                _log.warning("%a is passed over: its name is not UTF-8", entry.path)
                 continue
             if entry.name.lower().endswith((SUFFIX, *_OLD_SUFFIXES)) and entry.is_file():
                 status = entry.stat()

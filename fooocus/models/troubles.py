@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from fooocus.errors import FooocusError, StorageError
@@ -68,9 +69,19 @@ class FetchedElsewhere(DownloadError):
 
 def disk_trouble(folder: Path, error: OSError, needed_bytes: int) -> StorageError:
     """Say that writing into a folder failed; ``needed_bytes`` is what is still to come."""
-    if error.errno == 28 or getattr(error, "winerror", None) in (39, 112):  # ENOSPC, ERROR_(HANDLE_)DISK_FULL
+    if error.errno == errno.ENOSPC or getattr(error, "winerror", None) in (39, 112):  # ERROR_(HANDLE_)DISK_FULL
         return StorageError(
             f"The disk of {folder} is full; {amount(needed_bytes)} more are needed.",
+            "Make room and press Resume: what has been fetched is kept.",
+        )
+    if error.errno == errno.EFBIG or getattr(error, "winerror", None) == 223:  # ERROR_FILE_TOO_LARGE
+        return StorageError(
+            f"The disk of {folder} takes no file of this size (FAT32 ends at 4 GB).",
+            "Name a folder of models on another disk in the settings.",
+        )
+    if error.errno == getattr(errno, "EDQUOT", None):
+        return StorageError(
+            f"Your share of the disk of {folder} is used up; {amount(needed_bytes)} more are needed.",
             "Make room and press Resume: what has been fetched is kept.",
         )
     return StorageError(

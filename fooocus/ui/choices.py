@@ -9,25 +9,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fooocus.config import Config
+from fooocus.prompt.sizes import SDXL_SIZES, size_label, sizes_like
 from fooocus.prompt.styles import RANDOM, load_styles
-from fooocus.request import NONE, Request
+from fooocus.request import NONE, Request, Size
 from fooocus.ui.fields import AUTOMATIC, METADATA, Row
 
 Choice = tuple[str, str]  # what is shown, what it stands for
 
-# The sizes offered as shapes, widest first. All are among the 26 that SDXL was trained on.
-SHAPES: tuple[tuple[str, str], ...] = (
-    ("16:9", "1344x768"),
-    ("3:2", "1216x832"),
-    ("4:3", "1152x896"),
-    ("1:1", "1024x1024"),
-    ("3:4", "896x1152"),
-    ("2:3", "832x1216"),
-    ("9:16", "768x1344"),
+# What people call the shape of a trained size, where that is not its exact ratio; these are shown first.
+COMMON_SHAPES: Mapping[str, str] = {
+    "1344x768": "16:9",
+    "1216x832": "3:2",
+    "1152x896": "4:3",
+    "1024x1024": "1:1",
+    "896x1152": "3:4",
+    "832x1216": "2:3",
+    "768x1344": "9:16",
+}
+# The 26 trained sizes as shapes, widest first: what is shown, what it stands for at one megapixel.
+SHAPES: tuple[Choice, ...] = tuple(
+    (COMMON_SHAPES.get(str(size), size_label(size).partition("(")[2].rstrip(")")), str(size))
+    for size in reversed(SDXL_SIZES)
 )
 _SHOWN: Mapping[str, str] = {
     "speed": "Speed · 30 steps",
     "quality": "Quality · 60 steps",
+    "png": "PNG",
+    "jpeg": "JPEG",
+    "webp": "WebP",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
     "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
     "dpmpp_2m": "DPM++ 2M",
@@ -76,6 +85,11 @@ def model_files(config: Config, kind: str) -> list[str]:
         for file in folder.rglob("*.safetensors")
     }
     return sorted(found, key=str.lower)
+
+
+def shape_of(size: Size) -> str | None:
+    """Return what of :data:`SHAPES` stands for ``size`` at its scale, if one does."""
+    return next((str(shape) for shape, like in zip(SDXL_SIZES, sizes_like(size), strict=True) if like == size), None)
 
 
 def shown(name: str) -> str:

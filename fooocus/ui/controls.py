@@ -8,7 +8,7 @@ import gradio as gr
 
 from fooocus.config import Config
 from fooocus.request import Request
-from fooocus.ui.choices import SHAPES, choices
+from fooocus.ui.choices import SHAPES, choices, shape_of
 from fooocus.ui.fields import BY_NAME, LORA_ROWS, METADATA, ROWS, Group, Row, spread, to_values
 
 LORA_WEIGHTS = (-2.0, 2.0)
@@ -59,7 +59,7 @@ def restorable(controls: dict[str, Any], config: Config, defaults: Request) -> d
 def _fits(name: str, row: Row, value: Any, known: dict[str, Any], config: Config, defaults: Request) -> bool:
     if name.endswith(".weight"):
         return isinstance(value, int | float) and LORA_WEIGHTS[0] <= value <= LORA_WEIGHTS[1]
-    if name.endswith(".own"):
+    if name.endswith((".own", ".on")):
         return isinstance(value, bool)
     if row.kind in ("model", "loras", "styles", "choice", "pills"):
         offered = {stands_for for _, stands_for in choices(row, config, defaults)}
@@ -98,25 +98,17 @@ def slider_bounds(row: Row, value: float) -> tuple[float, float]:
 
 
 def _size(row: Row, defaults: Request) -> Controls:
-    """Shapes to press, and the box that holds the size itself: what is pressed is written there."""
+    """Shapes to press, and the box that holds the size itself: what is pressed is written there, at its scale."""
     size = str(defaults.size)
-    shapes = gr.Radio(
-        [(name, size) for name, size in SHAPES],
-        value=size if size in {s for _, s in SHAPES} else None,
-        label=row.label,
-        elem_id="shapes",
-    )
+    shapes = gr.Radio(list(SHAPES), value=shape_of(defaults.size), label=row.label, elem_id="shapes")
+    every = gr.Button("All 26 sizes", elem_id="every-shape", size="sm")
     box = gr.Textbox(
         value=size, label=row.help, show_label=False, info=row.help, max_lines=1, elem_id=f"field-{row.name}"
     )
-    shapes.input(None, shapes, box, js="shape => shape")
     known = [size for _, size in SHAPES]
-    box.change(
-        None,
-        box,
-        shapes,
-        js=f"size => {known!r}.includes(size.replace(/\\s|[×*]/g, c => c.trim() ? 'x' : '')) ? size : null",
-    )
+    shapes.input(None, [shapes, box], box, js="(shape, size) => fooocusShapes.press(shape, size)")
+    box.change(None, box, shapes, js=f"size => fooocusShapes.match(size, {known!r})")
+    every.click(None, None, None, js="() => { document.body.classList.toggle('every-shape') }")
     return {row.name: box}
 
 
@@ -131,6 +123,13 @@ def _loras(row: Row, config: Config, defaults: Request) -> Controls:
         with gr.Column(elem_id="lora-rows"):
             for i in range(1, LORA_ROWS + 1):
                 with gr.Row(elem_classes="lora"):
+                    made[f"loras.{i}.on"] = gr.Checkbox(
+                        values[f"loras.{i}.on"],
+                        label=f"Use LoRA {i}",
+                        container=False,
+                        interactive=True,
+                        elem_classes="use",
+                    )
                     made[f"loras.{i}.name"] = gr.Dropdown(
                         offered, value=values[f"loras.{i}.name"], label=f"LoRA {i}", interactive=True, min_width=120
                     )

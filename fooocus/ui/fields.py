@@ -82,10 +82,11 @@ def to_request(values: Mapping[str, Any], defaults: Request) -> Request:
 
 
 def gather(controls: Mapping[str, Any]) -> dict[str, Any]:
-    """Join the controls of the LoRA rows (``loras.own``, ``loras.1.name``, ``loras.1.weight``, ...) into one value."""
+    """Join the controls of the LoRA rows (``loras.own``, ``loras.1.name``, ...) into one value."""
     values = {name: value for name, value in controls.items() if not name.startswith("loras.")}
     if "loras.own" in controls:
-        rows = [(controls[f"loras.{i}.name"], controls[f"loras.{i}.weight"]) for i in range(1, LORA_ROWS + 1)]
+        used = [i for i in range(1, LORA_ROWS + 1) if controls[f"loras.{i}.on"]]
+        rows = [(controls[f"loras.{i}.name"], controls[f"loras.{i}.weight"]) for i in used]
         values["loras"] = None if controls["loras.own"] else [[name, weight] for name, weight in rows if name]
     return values
 
@@ -97,6 +98,7 @@ def spread(values: Mapping[str, Any]) -> dict[str, Any]:
     controls["loras.own"] = values["loras"] is None
     for i, (name, weight) in enumerate([*uses, *[(AUTOMATIC, 1.0)] * (LORA_ROWS - len(uses))], start=1):
         controls[f"loras.{i}.name"], controls[f"loras.{i}.weight"] = name, weight
+        controls[f"loras.{i}.on"] = True
     return controls
 
 

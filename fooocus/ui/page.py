@@ -20,10 +20,11 @@ import gradio as gr
 from fooocus.config import Config
 from fooocus.errors import FooocusError, RequestError
 from fooocus.jobs.supervisor import Jobs
+from fooocus.prompt.presets import layered, load_presets
 from fooocus.request import Request
 from fooocus.ui import views, welcome_views
-from fooocus.ui.choices import choices
-from fooocus.ui.controls import build_group, restorable, row_of
+from fooocus.ui.choices import choices, shown
+from fooocus.ui.controls import build_group, initial, restorable, row_of
 from fooocus.ui.fields import BY_NAME, Group, gather, to_request
 from fooocus.ui.guard import owner_of
 from fooocus.ui.stream import ACTIVE, View, Watcher
@@ -83,6 +84,8 @@ class Page:
                 with gr.Column(elem_id="advanced"), gr.Tabs(elem_id="tabs") as self._tabs:
                     for group, title in TABS:
                         with gr.Tab(title, id=group):
+                            if group == "settings":
+                                self._build_presets()
                             self._controls |= build_group(group, self._config, self._defaults)
             self._tab = gr.Textbox(elem_id="tab", visible="hidden", container=False)
             self._found = gr.Textbox(elem_id="found", visible="hidden", container=False)
@@ -91,6 +94,19 @@ class Page:
             self._wire(blocks)
         blocks.queue(default_concurrency_limit=None, api_open=False)
         return blocks
+
+    def _build_presets(self) -> None:
+        """Lay out what sets everything at once: a preset, and the way back to what the page began with."""
+        names = load_presets(self._config.styles_folder / "presets").names
+        with gr.Row(elem_id="presets"):
+            self._preset = gr.Dropdown(
+                [(shown(name), name) for name in names],
+                value=None,
+                label="Preset",
+                info="Sets everything but the prompt.",
+                elem_id="field-preset",
+            )
+            self._reset = gr.Button("Reset", elem_id="reset")
 
     def _build_desk(self) -> None:
         """Lay out the prompt and its buttons, at the lower edge."""
@@ -138,6 +154,9 @@ class Page:
             **quiet,
         )
         self._tab.change(self._watch, self._tab, self._stage, trigger_mode="always_last", **quiet)
+        settings = [control for name, control in self._controls.items() if name != "prompt"]
+        self._preset.input(self._take_preset, self._preset, [*settings, self._problem], queue=False, **quiet)
+        self._reset.click(self._take_defaults, None, [*settings, self._preset], queue=False, **quiet)
         self._stop.click(self._stop_job, self._tab, None, queue=False, **quiet)
         self._skip.click(self._skip_picture, self._tab, None, queue=False, **quiet)
         self._tab.change(None, self._tab, None, js="ids => { sessionStorage.setItem('fooocus.jobs', ids) }")
@@ -181,6 +200,29 @@ class Page:
         except FooocusError as error:
             return answer | self._marked(error)
         answer[self._tab] = " ".join([*str(given[self._tab] or "").split(), id][-_KEPT_IDS:])
+        return answer
+
+    def _take_preset(self, name: str | None) -> dict[Any, Any]:
+        """Set every control but the prompt as a preset says; its file is read now, as it may be new."""
+        try:
+            preset = load_presets(self._config.styles_folder / "presets").find(name or "")
+            return {self._problem: "", **self._settings_of(layered(preset.values))}
+        except RequestError as error:
+            return {self._problem: views.problem(error)}
+
+    def _take_defaults(self) -> dict[Any, Any]:
+        """Set every control but the prompt as it was at the start."""
+        return {self._preset: None, **self._settings_of(self._defaults)}
+
+    def _settings_of(self, request: Request) -> dict[Any, Any]:
+        """Return the updates that show ``request``, lists included: a preset may name a file that is not there yet."""
+        answer: dict[Any, Any] = {}
+        for name, value in initial(request).items():
+            if name != "prompt" and name in self._controls:
+                row = row_of(name)
+                lists = row.kind in ("model", "styles") or name.endswith(".name")
+                offered = {"choices": choices(row, self._config, request)} if lists else {}
+                answer[self._controls[name]] = gr.update(value=value, **offered)
         return answer
 
     def _unmarked(self) -> dict[Any, Any]:

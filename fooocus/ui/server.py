@@ -18,13 +18,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from fooocus.config import Config
 from fooocus.errors import ConfigError, RequestError
+from fooocus.jobs.store import State
 from fooocus.jobs.supervisor import Jobs
 from fooocus.models.first_run import FirstRun
 from fooocus.request import Request
 from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
 from fooocus.ui.shell import Shell
 from fooocus.ui.stream import Previews, Watcher
-from fooocus.ui.welcome import Welcome
+from fooocus.ui.welcome import Welcome, measured_seconds
 
 STATIC = Path(__file__).resolve().parent / "static"
 PORTS_TRIED = 100
@@ -32,6 +33,7 @@ GOODBYE_SECONDS = 1  # an open page holds its connection for ever; it is not wai
 
 _MEDIA: Mapping[str, str] = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _STATIC_MEDIA: Mapping[str, str] = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_FINISHED: tuple[State, ...] = ("finished",)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _PICTURE = re.compile(r"[\w-][\w.-]{0,199}\.(png|jpg|webp)", re.ASCII)
 _FILE_HEADERS: Mapping[str, str] = {
@@ -98,7 +100,11 @@ def build_app(
     previews = Previews()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     _add_routes(app, config, jobs, previews)
-    page = (config, jobs, defaults, Watcher(jobs, previews, config.outputs), Welcome(first_run))
+
+    def measure() -> float | None:
+        return measured_seconds(jobs.jobs(states=_FINISHED, limit=100), defaults)
+
+    page = (config, jobs, defaults, Watcher(jobs, previews, config.outputs), Welcome(first_run, measure))
     # Outside of a running event loop gradio makes several of its own and closes none.
     asyncio.run(_mount_page(app, page, port))
     return Guard(Shell(app), config, port, seconds=wrong_try_seconds)

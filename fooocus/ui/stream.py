@@ -77,6 +77,7 @@ class View:
     notice: str = ""
     sentence: str = ""
     remedy: str = ""
+    code: str = ""
     seconds: float = 0.0
     pace: float = 0.0
     stepped_at: float = 0.0
@@ -145,8 +146,8 @@ def fold(view: View, event: Event, now: float, outputs: Path) -> View:
             return change(view, notice=text)
         case Finished(_, seconds):
             return change(view, phase="finished", fraction=1.0, seconds=seconds)
-        case Failed(_, sentence, remedy, _):
-            return change(view, phase="failed", sentence=sentence, remedy=remedy)
+        case Failed(code, sentence, remedy, _):
+            return change(view, phase="failed", sentence=sentence, remedy=remedy, code=code)
         case Cancelled():
             return change(view, phase="cancelled")
 

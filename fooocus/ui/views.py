@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from html import escape
 from urllib.parse import quote
 
-from fooocus.errors import FooocusError
+from fooocus.errors import FooocusError, MissingModel
 from fooocus.ui.stream import Picture, View
 
 EXAMPLES = (
@@ -40,7 +40,7 @@ def stage(view: View) -> str:
         case "empty":
             inside = _empty()
         case "waiting" | "running":
-            inside = _picture_forming(view) + _strip(view.saved, None, view.pictures) + _progress(view)
+            inside = _picture_forming(view) + _strip(view.saved, None, view.pictures) + _progress(view) + _notice(view)
         case _:
             inside = _outcome(view)
     active = " data-active" if view.active else ""
@@ -135,13 +135,21 @@ def _progress(view: View) -> str:
     )
 
 
+def _notice(view: View) -> str:
+    """Return the latest thing the job had to say; its place is kept while there is nothing, so that nothing moves."""
+    return f'<p class="notice" title="{escape(view.notice)}">{escape(view.notice)}</p>'
+
+
 def _outcome(view: View) -> str:
     """Return what is left when a job has ended: its pictures, and why it ended early."""
     chosen = view.saved[-1] if view.saved else None
     words = ""
     if view.phase == "failed":
+        # page.css shows the button only while there is something to fetch.
+        fetch = '<button type="button" data-models="show">Show the missing files</button>'
         words = (
-            f'<div class="fault" role="alert"><b>{escape(view.sentence)}</b><span>{escape(view.remedy)}</span></div>'
+            f'<div class="fault" role="alert"><b>{escape(view.sentence)}</b><span>{escape(view.remedy)}</span>'
+            f"{fetch if view.code == MissingModel.__name__ else ''}</div>"
         )
     elif view.phase == "cancelled":
         words = '<div class="fault quiet" role="status"><span>Stopped.</span></div>'
@@ -151,6 +159,7 @@ def _outcome(view: View) -> str:
         _frame(view, _image(view, chosen), "done")
         + _strip(view.saved, chosen, len(view.saved))
         + _caption(chosen)
+        + _notice(view)
         + words
     )
 

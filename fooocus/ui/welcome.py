@@ -6,27 +6,34 @@ it happens in a thread, and a page that opens meanwhile shows the last one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import anyio.to_thread
 
-from fooocus.errors import FooocusError
+from fooocus.errors import FooocusError, StorageError
+from fooocus.events import Finished
+from fooocus.jobs.store import Job
 from fooocus.models.fetch import ENDED, FileProgress, Progress
 from fooocus.models.first_run import FirstRun
 from fooocus.models.hub import Source
 from fooocus.models.report import Survey, WantedFile
+from fooocus.request import Request
 
 _LOOK_SECONDS = 1.0
+_ALIKE = ("base", "refiner", "size", "performance", "steps")  # what the time of a picture hangs on
+_COMPARED = 8  # pictures of the past of which the quickest counts: the first of a session also loads the model
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
     """Hold what was seen: files, how far their download is, what the last order ran into.
 
-    ``addresses`` say by name where each file is fetched from; ``offline`` that the person forbids connections.
+    ``addresses`` say by name where each file is fetched from; ``offline`` that the person forbids connections;
+    ``measured`` that the verdict's time is this computer's own.
     """
 
     survey: Survey
@@ -34,6 +41,7 @@ class Look:
     addresses: Mapping[str, str]
     searching: bool = False
     offline: bool = False
+    measured: bool = False
     trouble: FooocusError | None = None
 
     @property
@@ -53,10 +61,14 @@ class Look:
 
 
 class Welcome:
-    """Look around and carry out orders. Without ``run`` there is nothing to see and nothing to do."""
+    """Look around and carry out orders. Without ``run`` there is nothing to see and nothing to do.
 
-    def __init__(self, run: FirstRun | None) -> None:
+    ``measure`` tells how many seconds a picture took here, if one was made.
+    """
+
+    def __init__(self, run: FirstRun | None, measure: Callable[[], float | None] = lambda: None) -> None:
         self._run = run
+        self._measure = measure
         self._seen: Look | None = None
         self._seen_at = 0.0
         self._looking = False
@@ -104,10 +116,34 @@ class Welcome:
         self._seen_at = 0.0
 
     def _look(self, run: FirstRun) -> Look:
-        survey = run.survey()
+        seconds = None
+        with contextlib.suppress(StorageError):  # the list of jobs cannot be read: then nothing is known of the past
+            seconds = self._measure()
+        survey = run.survey(seconds)
         hub = Source(survey.endpoint)
         addresses = {file.entry.name: hub.address(file.entry) for file in survey.files if file.state != "here"}
-        return Look(survey, run.fetcher.progress(), addresses, run.searching, run.offline, self._trouble)
+        return Look(
+            survey,
+            run.fetcher.progress(),
+            addresses,
+            searching=run.searching,
+            offline=run.offline,
+            measured=seconds is not None,
+            trouble=self._trouble,
+        )
+
+
+def measured_seconds(jobs: Iterable[Job], defaults: Request) -> float | None:
+    """Return how many seconds a picture with these settings took, ``None`` if none was made; newest jobs come first."""
+    wanted = {name: defaults.to_json()[name] for name in _ALIKE}
+    times = [
+        job.terminal.seconds / len(job.terminal.paths)
+        for job in jobs
+        if isinstance(job.terminal, Finished)
+        and job.terminal.paths
+        and all(job.request.get(name) == value for name, value in wanted.items())
+    ]
+    return min(times[:_COMPARED], default=None)
 
 
 def _read(text: str) -> tuple[str, str] | None:

@@ -38,16 +38,17 @@ def quiet_line(look: Look | None) -> str:
         return ""
     moving = [file for file in look.under_way if file.phase != "paused"]
     if moving:
-        return _line(f"Fetching {progress_line(look.progress)}")
+        return _back(f"Fetching {progress_line(look.progress)}")
     if look.unfinished:
         count = len(look.unfinished)
         words = "1 file is missing" if count == 1 else f"{count} files are missing"
-        return f'<p class="missing"><button type="button" data-models="show">{words}</button></p>'
+        return _back(words)
     computer, verdict = look.survey.computer, look.survey.verdict
     card = computer.cards[0].name.removeprefix("NVIDIA ").removeprefix("GeForce ") if computer.cards else ""
     fit = f"{card}, {_FITS[verdict.fit]}" if card else _FITS[verdict.fit]
-    # The time is that of SDXL; with another model nothing is known.
-    time = picture_time(verdict.seconds) + " – " if verdict.seconds and look.survey.files else ""
+    # A time that was not measured is that of SDXL; with another model nothing is known.
+    known = look.measured or look.survey.files
+    time = picture_time(verdict.seconds) + " – " if verdict.seconds and known else ""
     return _line(f"{time}{fit}", verdict.basis if time else "")
 
 
@@ -60,13 +61,16 @@ def panel(look: Look | None) -> str:
     told = {file.name: file for file in look.progress.files if file.phase not in ("done", "cancelled")}
     rows = "".join(_row(file, told.get(file.entry.name)) for file in look.survey.files)
     title = _title(look)
+    buttons = _buttons(look)
+    # What to do stands beside what went wrong, so that it is in sight on a phone too.
+    above, below = (buttons, "") if (look.failed or look.trouble) and not look.under_way else ("", buttons)
     overall = f"{_percent(look)} % – " if look.under_way else ""
     return (
         f'<section class="welcome" aria-label="First run" data-title="{overall}{escape(title)}">'
         f'<h2 role="status">{escape(title)}</h2>'
-        f"{_computer(look)}"
+        f"{_fault(look)}{above}{_computer(look)}"
         f'<ul class="files">{rows}</ul>'
-        f"{_overall(look)}{_fault(look)}{_buttons(look)}{_by_hand(look)}</section>"
+        f"{_overall(look)}{below}{_by_hand(look)}</section>"
     )
 
 
@@ -86,7 +90,8 @@ def _computer(look: Look) -> str:
     return (
         f'<p class="verdict">{escape(verdict.sentence)}</p>'
         f'<p class="machine">{escape(_machine(computer))}</p>{warnings}'
-        f"<details><summary>Where this time comes from</summary><p>{escape(verdict.basis)}.</p></details>"
+        '<details data-key="basis"><summary>Where this time comes from</summary>'
+        f"<p>{escape(verdict.basis)}.</p></details>"
     )
 
 
@@ -112,25 +117,26 @@ def _row(file: WantedFile, progress: FileProgress | None) -> str:
     if file.state == "here":
         words = "ready"
     elif progress:
-        state_words = _PHASES.get(progress.phase, "")
-        words = ", ".join(part for part in (state_words, f"{amount(done)} of {size}") if part)
+        so_far = f"{amount(done)} of {size}" if done or progress.phase == "fetching" else ""
+        words = ", ".join(part for part in (_PHASES.get(progress.phase, ""), so_far) if part)
+    elif file.state == "unusable":
+        words = "cannot be used"
     elif file.state == "begun":
         words = f"{amount(done)} of {size}"
     bar = ""
-    if file.state != "here" and (progress or file.state == "begun") and file.entry.size_bytes:
+    moved = done > 0 or (progress is not None and progress.phase != "failed")
+    if file.state != "here" and moved and file.entry.size_bytes:
         bar = _bar(done / file.entry.size_bytes, f"Progress of {file.entry.name}")
     use = _use(file) if file.state == "elsewhere" and progress is None else ""
-    note = f'<p class="note">{escape(progress.sentence)}</p>' if _stalls(progress) and progress else ""
+    sentence = progress.sentence if progress and progress.phase != "failed" else file.sentence
+    note = f'<p class="note">{escape(sentence)}</p>' if sentence else ""
     shown = name[:1].upper() + name[1:] if purpose else file.entry.name
     about = f"{file.entry.name} · {purpose.strip()}" if purpose else file.entry.licence
     return (
-        f'<li data-state="{state}"><div class="what"><b>{escape(shown)}</b><span class="size">{escape(words)}</span></div>'
+        f'<li data-state="{state}"><div class="what"><b>{escape(shown)}</b>'
+        f'<span class="size">{escape(words)}</span></div>'
         f'<p class="about">{escape(about)}</p>{bar}{note}{use}</li>'
     )
-
-
-def _stalls(progress: FileProgress | None) -> bool:
-    return progress is not None and progress.phase != "failed" and bool(progress.sentence)
 
 
 def _use(file: WantedFile) -> str:
@@ -185,7 +191,7 @@ def _brief(file: FileProgress) -> str:
 
 def _buttons(look: Look) -> str:
     """Return the one thing to do now, and the quiet ones beside it."""
-    later = '<button type="button" data-models="hide">Not now</button>'
+    later = f'<button type="button" data-models="hide">{"Hide" if look.under_way else "Not now"}</button>'
     if look.under_way:
         paused = all(file.phase == "paused" for file in look.under_way)
         first = _order("resume", "Resume", main=True) if paused else _order("pause", "Pause")
@@ -197,7 +203,8 @@ def _buttons(look: Look) -> str:
     again = bool(look.failed) and not look.trouble
     main = _order("fetch", f"Try again: {words[0].lower()}{words[1:]}" if again else words, main=True)
     searching = "Looking for copies on this disk. " if look.searching else ""
-    hint = f'<p class="hint">{searching}{escape(fetch_times(needed))}</p>'
+    times = f"About {fetch_times(needed)}; it can be paused and goes on after any break."
+    hint = f'<p class="hint">{searching}{escape(times)}</p>'
     return f'<div class="orders">{main}{later}</div>{hint}'
 
 
@@ -215,10 +222,15 @@ def _by_hand(look: Look) -> str:
     )
     needed = look.offline or bool(look.failed) or any(file.phase == "retrying" for file in look.under_way)
     return (
-        f'<details class="hand"{" open" if needed else ""}><summary>Get the files by hand</summary>'
+        f'<details class="hand" data-key="hand"{" open" if needed else ""}><summary>Get the files by hand</summary>'
         f"<p>Fetch each with a browser, here or on another computer, and put it where it belongs. "
         f"The page notices by itself.</p><ul>{rows}</ul></details>"
     )
+
+
+def _back(words: str) -> str:
+    """Return a line that leads back to the first screen; page.css hides it while that is shown."""
+    return f'<p class="missing"><button type="button" data-models="show">{escape(words)}</button></p>'
 
 
 def _line(words: str, hint: str = "") -> str:

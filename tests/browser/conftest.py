@@ -59,7 +59,7 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPage]
 
     ``worker_command`` starts the worker (default: the fake engine; ``{outputs}`` stands for the outputs folder),
     ``config`` holds fields of Config, ``defaults`` fields of Request, ``program`` runs instead of the fakes' page
-    process and gets the same JSON argument.
+    process and gets the same JSON argument, with ``settings`` added to it.
     """
     servers: list[PageServer] = []
 
@@ -69,18 +69,19 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPage]
         config: dict[str, Any] | None = None,
         defaults: dict[str, Any] | None = None,
         program: Sequence[str] = (sys.executable, str(FAKES / "page_process.py")),
+        settings: dict[str, Any] | None = None,
     ) -> PageServer:
         folder = tmp_path_factory.mktemp("page")
         folders = {name: str(folder / name) for name in ("models", "styles_folder", "outputs", "data")}
         for name in folders:
             (folder / name).mkdir()
         worker = worker_command or (sys.executable, str(FAKES / "page_engine.py"), "{outputs}")
-        settings = {
+        everything = {
             "config": folders | (config or {}),
             "worker": [part.replace("{outputs}", folders["outputs"]) for part in worker],
             "defaults": {"size": "256x192"} | (defaults or {}),
-        }
-        server = _launch(program, settings)
+        } | (settings or {})
+        server = _launch(program, everything)
         servers.append(server)
         return server
 
@@ -158,7 +159,7 @@ class Visitor:
         """Open the page and wait until it can be typed in."""
         self.page.goto(self.url)
         self.page.wait_for_selector("#field-prompt textarea")
-        self.page.wait_for_selector("#stage .stage")
+        self.page.wait_for_selector("#stage .stage", state="attached")
 
     def type_prompt(self, text: str) -> None:
         """Type a prompt."""

@@ -6,11 +6,12 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser.conftest import PageServer, StartPage, Visit, Visitor, restart
+from tests.browser.conftest import ROOT, PageServer, StartPage, Visit, Visitor, restart
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +273,88 @@ def test_ctrl_c_closes_everything_while_a_page_is_open(page_server: StartPage, v
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(timeout=15) == 0
     assert server.process.stdout is not None and server.process.stdout.read().strip() == "closed"
+
+
+def test_a_preset_sets_everything_and_reset_takes_it_back(page_server: StartPage, visit: Visit) -> None:
+    server = page_server(config={"styles_folder": str(ROOT / "styles")})
+    visitor = visit(server.url)
+    visitor.type_prompt("keeps its words")
+    visitor.open_advanced("Settings")
+    size = visitor.page.locator("#field-size input, #field-size textarea")
+
+    def shape() -> str:
+        return visitor.page.inner_text("#shapes label.selected")
+
+    visitor.page.click("#field-preset input")
+    visitor.page.get_by_role("option", name="Pocket").click()
+    visitor.page.wait_for_function(
+        "document.querySelector('#field-size input, #field-size textarea').value === '288x224'"
+    )
+    visitor.page.wait_for_selector("#shapes label.selected")
+    assert shape() == "4:3"
+    visitor.page.get_by_text("16:9", exact=True).click()
+    visitor.page.wait_for_function(
+        "document.querySelector('#field-size input, #field-size textarea').value === '336x192'"
+    )
+    visitor.page.click("#every-shape")
+    assert visitor.page.locator("#shapes label:visible").count() == 26
+    visitor.shoot("1440-light-shapes")
+    visitor.page.click("#every-shape")
+    visitor.page.wait_for_timeout(300)
+    visitor.shoot("1440-light-presets")
+    visitor.page.get_by_role("tab", name="Models").click()
+    assert visitor.page.input_value("#field-base input") == "pocket_base"
+    visitor.page.press("#field-prompt textarea", "Enter")
+    visitor.wait_phase("finished")
+    assert b"pocket_base.safetensors" in server.pictures()[-1].read_bytes()
+    visitor.page.get_by_role("tab", name="Settings").click()
+    visitor.page.click("#reset")
+    visitor.page.wait_for_function(
+        "document.querySelector('#field-size input, #field-size textarea').value === '256x192'"
+    )
+    assert size.input_value() == "256x192"
+    assert visitor.page.input_value("#field-prompt textarea") == "keeps its words"
+
+
+def test_a_lora_is_chosen_and_switched_off(page_server: StartPage, visit: Visit) -> None:
+    server = page_server()
+    folder = Path(server.settings["config"]["models"]) / "loras"
+    folder.mkdir()
+    for name in ("grain", "ink"):
+        (folder / f"{name}.safetensors").touch()
+    visitor = visit(server.url)
+    visitor.open_advanced("Models")
+    visitor.page.uncheck("#field-loras > * input[type=checkbox] >> nth=0")
+    for number, name in ((1, "grain"), (2, "ink")):
+        box = visitor.page.get_by_label(f"LoRA {number}", exact=True)
+        box.fill(name)
+        box.press("Enter")
+    visitor.page.get_by_label("Use LoRA 1").uncheck()
+    visitor.page.wait_for_timeout(300)
+    visitor.shoot("1440-light-loras")
+    visitor.generate("with ink only")
+    visitor.wait_phase("finished")
+    saved = server.pictures()[-1].read_bytes()
+    assert b"ink.safetensors" in saved and b"grain.safetensors" not in saved
+    visitor.page.reload()
+    visitor.page.get_by_role("tab", name="Models").click()
+    visitor.page.wait_for_function("document.querySelectorAll('.lora .use input:checked').length === 4")
+
+
+def test_a_finished_picture_can_be_looked_at_while_the_next_forms(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.set_count(2)
+    visitor.generate("slow pair")
+    visitor.wait_step(2, picture=2)
+    visitor.page.click('.strip button[aria-label="Picture 1"]')
+    url = visitor.page.get_attribute('.strip button[aria-label="Picture 1"]', "data-url")
+    for _ in range(5):
+        visitor.page.wait_for_timeout(150)
+        assert visitor.page.get_attribute(".frame img", "src") == url
+        assert visitor.page.get_attribute('.strip button[aria-label="Picture 1"]', "aria-pressed") == "true"
+    visitor.page.click('.strip button[aria-label="Picture 1"]')
+    visitor.page.wait_for_function("document.querySelector('.frame img').getAttribute('src').startsWith('/preview/')")
+    visitor.wait_phase("finished")
 
 
 @pytest.fixture(scope="module")

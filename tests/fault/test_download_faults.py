@@ -21,6 +21,7 @@ import pytest
 from fooocus.errors import FooocusError, Stopped, StorageError
 from fooocus.models.catalogue import Entry
 from fooocus.models.download import RESERVE_BYTES, Downloader, Patience, RateLimit
+from fooocus.models.filelock import FileLock
 from fooocus.models.hub import Source, make_client
 from fooocus.models.partfile import Disk, beside, fetched_bytes, tidy
 from fooocus.models.troubles import (
@@ -32,6 +33,7 @@ from fooocus.models.troubles import (
     NoConnection,
     WrongAnswer,
     WrongContent,
+    disk_trouble,
 )
 from tests.fakes.fake_hub import FakeHub, Fault, RemoteFile, until
 
@@ -120,6 +122,31 @@ def test_a_line_that_breaks_every_few_bytes_still_delivers(tmp_path: Path, clien
         assert is_right(target)
         assert hub.sent == SIZE
         assert len(hub.asked) == 20
+
+
+def test_a_line_that_breaks_at_once_is_given_up(tmp_path: Path, client: httpx.Client) -> None:
+    with FakeHub(FILE) as hub:
+        hub.cut_every = 200
+        with pytest.raises(NoConnection):
+            fetch([hub], tmp_path / FILE.name, client)
+        assert len(hub.asked) == HASTE.tries
+
+
+def test_a_busy_hub_is_not_waited_for_while_a_mirror_is_left(tmp_path: Path, client: httpx.Client) -> None:
+    target, began = tmp_path / FILE.name, time.monotonic()
+    with FakeHub(FILE, faults=[Fault("status", value="429:60")]) as busy, FakeHub(FILE) as mirror:
+        fetch([busy, mirror], target, client)
+        assert is_right(target) and len(busy.asked) == 1
+    assert time.monotonic() - began < 10
+
+
+def test_when_all_are_busy_the_shortest_pause_is_kept(tmp_path: Path, client: httpx.Client) -> None:
+    target, began = tmp_path / FILE.name, time.monotonic()
+    long, short = [Fault("status", value="429:60")], [Fault("status", value="429:0.4")] * 2
+    with FakeHub(FILE, faults=long) as busy, FakeHub(FILE, faults=short) as mirror:
+        fetch([busy, mirror], target, client)
+        assert is_right(target) and (len(busy.asked), len(mirror.asked)) == (1, 3)
+    assert 0.7 < time.monotonic() - began < 10
 
 
 def test_a_flipped_byte_is_fetched_again_once(tmp_path: Path, client: httpx.Client) -> None:
@@ -339,6 +366,39 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, client: httpx.Cli
             fetch([hub], target, client)
         assert path.read_bytes() == b"mine" and hub.asked == []
         path.unlink()
+
+
+def test_a_link_to_nothing_is_said_before_the_first_byte(tmp_path: Path, client: httpx.Client) -> None:
+    target = tmp_path / FILE.name
+    target.symlink_to(tmp_path / "gone")
+    with FakeHub(FILE) as hub, pytest.raises(FileTaken, match="gone"):
+        fetch([hub], target, client)
+    assert hub.asked == [] and os.listdir(tmp_path) == [target.name]
+
+
+@pytest.mark.parametrize("synced", ["-5", "600001", "1e999"])
+def test_a_state_that_cannot_be_vouches_for_nothing(tmp_path: Path, client: httpx.Client, synced: str) -> None:
+    target = tmp_path / FILE.name
+    beside(target, ".part.json").write_text(
+        f'{{"sha256": "{FILE.sha256}", "size_bytes": {SIZE}, "synced_bytes": {synced}}}', encoding="utf-8"
+    )
+    if synced != "1e999":  # that is none of ours
+        beside(target, ".part").write_bytes(b"x" * 100)
+    assert fetched_bytes(target) == 0
+    with FakeHub(FILE) as hub:
+        fetch([hub], target, client)
+    assert is_right(target)
+
+
+@pytest.mark.parametrize(("error", "words"), [(errno.EFBIG, "FAT32"), (errno.EDQUOT, "share"), (errno.ENOSPC, "full")])
+def test_a_disk_without_room_says_what_kind_of_room(error: int, words: str) -> None:
+    assert words in disk_trouble(Path("models"), OSError(error, "x"), 1).sentence
+
+
+def test_a_lock_on_a_folder_that_numbers_files_anew_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "samestat", lambda one, other: False)
+    with FileLock(tmp_path / "x.part.lock"):
+        assert (tmp_path / "x.part.lock").exists()
 
 
 def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path: Path, client: httpx.Client) -> None:

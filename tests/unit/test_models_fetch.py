@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 import os
 import socket
@@ -10,13 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from fooocus.errors import ConfigError, StorageError
+from fooocus.models import fetch
 from fooocus.models.catalogue import Entry
 from fooocus.models.download import Patience
 from fooocus.models.fetch import Fetcher, HubSettings
-from fooocus.models.hub import HUB, Source, hub_cache, sources
+from fooocus.models.hub import HUB, Source, hub_cache, refusal, sources, unreachable
 from fooocus.models.partfile import Disk, beside, fetched_bytes
 from tests.fakes.fake_hub import FakeHub, Fault, RemoteFile, until
 
@@ -216,3 +220,78 @@ def test_a_proxy_of_the_environment_is_used(hub: FakeHub, tmp_path: Path, monkey
     fetcher.start([entry])
     assert list(fetcher.watch(0.02))[-1].files[0].phase == "done"
     fetcher.close()
+
+
+def test_secrets_are_never_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert sources({"HF_TOKEN": " hf_secret\n"})[0].token == "hf_secret"
+    for environment in (
+        {"HF_TOKEN": "hf_secret\nsecond"},
+        {"HF_TOKEN": "hf_secret\u00e9"},
+        {"HF_ENDPOINT": "me:secret@host"},
+        {"HF_ENDPOINT": "https://me:sec/ret@ho st"},
+    ):
+        with pytest.raises(ConfigError) as caught:
+            sources(environment)
+        assert "sec" not in str(caught.value).replace("secrets", ""), environment
+    (own,) = sources({"HF_ENDPOINT": "https://me:s%40cret@host/hub", "HF_TOKEN": "t"})
+    entry = entry_of(FILES[0])
+    assert own.endpoint == "https://host/hub" and "cret" not in repr(own) + own.address(entry)
+    assert own.headers()["Authorization"] == "Basic " + base64.b64encode(b"me:s@cret").decode()
+    told = unreachable(httpx.LocalProtocolError("Illegal header value b'Bearer hf_secret'"), own, entry)
+    assert "hf_secret" not in str(told) and "LocalProtocolError" in told.sentence
+
+
+def test_a_proxy_that_wants_a_login_is_named() -> None:
+    error = httpx.ProxyError("407 Proxy Authentication Required")
+    for told in (unreachable(error, Source(HUB), entry_of(FILES[0])), refusal(407, Source(HUB), entry_of(FILES[0]))):
+        assert told is not None and told.code == "HubRefuses" and "proxy" in told.sentence.lower()
+
+
+@pytest.mark.parametrize("pins", ['{"one.safetensors": 5}', "[]", '{"x": {"size_bytes": 1, "sha256": "a"}}'])
+def test_damaged_pins_are_a_sentence(fetcher: Fetcher, tmp_path: Path, pins: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pins.json").write_text(pins, encoding="utf-8")
+    fetcher.start([Entry(FILES[0].name, "lora", "owner/model", "main", None, None)])
+    (failed,) = list(fetcher.watch(0.02))[-1].files
+    assert failed.code == "StorageError" and "pins.json" in failed.sentence and "Delete it" in failed.remedy
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_host_name_that_cannot_be_is_a_sentence(tmp_path: Path, published: bool) -> None:
+    settings = HubSettings({"HF_ENDPOINT": f"http://{'a' * 64}.example"}, patience=PATIENCE)
+    fetcher = Fetcher(tmp_path / "models", tmp_path / "data", settings)
+    entry = entry_of(FILES[0])
+    fetcher.start([entry if published else dataclasses.replace(entry, sha256=None)])
+    assert list(fetcher.watch(0.02))[-1].files[0].code == "NoConnection"
+    fetcher.close()
+
+
+def test_a_mirror_is_not_asked_for_the_hash(hub: FakeHub, tmp_path: Path) -> None:
+    with FakeHub() as own:
+        settings = HubSettings({"HF_ENDPOINT": own.url}, (hub.url,), patience=PATIENCE)
+        fetcher = Fetcher(tmp_path / "models", tmp_path / "data", settings)
+        fetcher.start([Entry(FILES[0].name, "lora", "owner/model", "main", None, None)])
+        assert list(fetcher.watch(0.02))[-1].files[0].code == "HubLacksFile"
+        assert hub.heads == 0 and hub.asked == []
+        fetcher.close()
+
+
+def test_a_defect_fails_one_file_and_no_other(
+    fetcher: Fetcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    real = fetch.complete
+
+    def complete(entry: Entry, *rest: Any) -> Entry:
+        if entry.name != FILES[2].name:
+            raise ZeroDivisionError
+        return real(entry, *rest)
+
+    monkeypatch.setattr(fetch, "complete", complete)
+    fetcher.start([entry_of(file) for file in FILES])
+    files = list(fetcher.watch(0.02))[-1].files
+    assert [file.phase for file in files] == ["failed", "failed", "done"]
+    assert "defect" in files[0].sentence
+    until(lambda: len(died) == 2)

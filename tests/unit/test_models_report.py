@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 from pathlib import Path
 
@@ -167,6 +168,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+class LoraFile(RemoteFile):
+    """A remote file that begins as a LoRA does."""
+
+    def block(self, index: int) -> bytes:
+        body = super().block(index)
+        if index:
+            return body
+        count = (self.size - 264) // 2
+        tensor = {"dtype": "F16", "shape": [1, count], "data_offsets": [0, 2 * count]}
+        words = json.dumps({"lora_unet_x.lora_down.weight": tensor}).encode()
+        words = words.ljust(self.size - 8 - 2 * count)
+        return struct.pack("<Q", len(words)) + words + body[8 + len(words) :]
+
+
 def first_run(tmp_path: Path, files: list[RemoteFile], environment: dict[str, str]) -> FirstRun:
     root = tmp_path / "apps" / "ours"
     places = Places(root, root / "models", root / "data", {"lora": (root / "models" / "loras",)})
@@ -175,7 +190,7 @@ def first_run(tmp_path: Path, files: list[RemoteFile], environment: dict[str, st
 
 
 def test_what_is_on_the_disk_is_used_and_the_rest_fetched(tmp_path: Path, home: Path) -> None:
-    one, two, three = (RemoteFile(f"{n}.safetensors", 300_000 + n, n) for n in range(3))
+    one, two, three = (LoraFile(f"{n}.safetensors", 300_000 + n, n) for n in range(3))
     there = home / "ComfyUI" / "models" / "loras"
     there.mkdir(parents=True)
     for file in (one, two):
@@ -210,7 +225,7 @@ def test_a_search_for_a_missing_copy_is_a_sentence(tmp_path: Path, home: Path) -
 
 
 def test_the_commands_link_what_is_there_and_fetch_the_rest(tmp_path: Path, home: Path) -> None:
-    one, two = (RemoteFile(f"{n}.safetensors", 300_000 + n, n) for n in range(2))
+    one, two = (LoraFile(f"{n}.safetensors", 300_000 + n, n) for n in range(2))
     there = home / "ComfyUI" / "models" / "loras" / "x.safetensors"
     there.parent.mkdir(parents=True)
     there.write_bytes(one.read(0, one.size))
@@ -222,8 +237,31 @@ def test_the_commands_link_what_is_there_and_fetch_the_rest(tmp_path: Path, home
         assert fetch(run, None, told.append).ended
         assert [file.state for file in run.survey().files] == ["here", "here"]
         assert told[-1].files[0].name == two.name and len(hub.asked) == 1
+        (tmp_path / "apps" / "ours" / "models" / "loras" / "bad.safetensors").write_bytes(b"noise")
         run.library.refresh()
-        assert any(line.startswith("Not usable") for line in doctor(run))  # the bytes are noise, which it says
+        assert any(line.startswith("Not usable") and "bad.safetensors" in line for line in doctor(run))
+        with pytest.raises(MissingModel, match=r"nosuch\.safetensors is not in the catalogue"):
+            fetch(run, ["nosuch.safetensors"], told.append)
+        run.close()
+
+
+def test_half_a_file_does_not_count_as_here(tmp_path: Path, home: Path) -> None:
+    file = LoraFile("x.safetensors", 1000)
+    with FakeHub(file) as hub:
+        run = first_run(tmp_path, [file], {"HF_ENDPOINT": hub.url.replace("//", "//me:secret@"), "HF_HOME": str(home)})
+        target = tmp_path / "apps" / "ours" / "models" / "loras" / file.name
+        target.parent.mkdir(parents=True)
+        target.write_bytes(file.read(0, 10))
+        run.library.refresh()
+        found = run.survey()
+        assert found.files[0].state == "unusable" and found.bytes_to_fetch == file.size
+        said = "\n".join(lines(found))
+        assert f"{target} cannot be used" in said and "Move it away" in said and "secret" not in said
+        assert "Move it away" in json.dumps(found.to_json())
+        with pytest.raises(DownloadError, match="left alone"):
+            fetch(run, None, lambda progress: None)
+        target.write_bytes(file.read(0, file.size))
+        assert run.survey().files[0].state == "here"  # at once, without a scan
         run.close()
 
 

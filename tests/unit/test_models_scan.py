@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -188,6 +189,17 @@ def test_a_damaged_memory_only_costs_time(tmp_path: Path, content: bytes) -> Non
     for _ in range(3):
         assert memory.sha256(path, stop) == hashlib.sha256(b"hello").hexdigest()
     assert memory.known_sha256(Stamp.of(path)) is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_names_that_are_no_text_do_not_hide_the_others(library: Library, memory: FileMemory, tmp_path: Path) -> None:
+    model(tmp_path / "loras" / "ann.safetensors")
+    odd = model(Path(os.fsdecode(os.fsencode(tmp_path / "loras") + b"/\xff.safetensors")))
+    library.refresh()
+    assert library.names("lora") == ["ann.safetensors"]
+    digest = memory.sha256(odd, threading.Event())
+    memory.remember_contents([(Stamp.of(odd), Content("lora", "sdxl"))])
+    assert digest == memory.sha256(odd, threading.Event()) and memory.known_sha256(Stamp.of(odd)) is None
 
 
 def test_hashes_are_kept_until_the_file_changes(tmp_path: Path, memory: FileMemory) -> None:

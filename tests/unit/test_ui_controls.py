@@ -47,6 +47,8 @@ def config(tmp_path: Path) -> Config:
         ("sampler", "magic", False),
         ("loras.own", False, True),
         ("loras.own", "no", False),
+        ("loras.2.on", False, True),
+        ("loras.2.on", 0, False),
         ("loras.1.weight", 0.5, True),
         ("loras.1.weight", 50, False),
         ("loras.1.name", "gone.safetensors", False),

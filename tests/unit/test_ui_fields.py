@@ -47,6 +47,12 @@ def test_controls_give_the_request_back(request_: Request) -> None:
     assert fields.to_request(fields.gather(controls), Request()) == request_
 
 
+def test_a_lora_that_is_switched_off_stays_in_its_row_but_not_in_the_request() -> None:
+    controls = fields.spread(fields.to_values(FULL)) | {"loras.1.on": False}
+    assert fields.gather(controls)["loras"] == [["sub/b.safetensors", -1.25]]
+    assert controls["loras.1.name"] == "a.safetensors"
+
+
 def test_the_full_request_differs_everywhere_from_the_defaults() -> None:
     same = [f.name for f in dataclasses.fields(Request) if getattr(FULL, f.name) == getattr(Request(), f.name)]
     assert same == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fooocus.errors import RequestError
-from fooocus.events import Failed, Finished, Saved, Step
+from fooocus.events import Failed, Finished, Notice, Saved, Step
 from fooocus.ui import views
 from fooocus.ui.stream import Phase, View, fold
 
@@ -86,3 +86,17 @@ def test_a_job_that_failed_keeps_the_pictures_it_made() -> None:
     html = views.stage(fold(view, Failed("X", "The worker died.", "Generate again."), 2.0, Path("/out")))
     assert "/pictures/2026-01-02/1.png" in html
     assert "The worker died." in html and "Generate again." in html
+
+
+def test_the_latest_notice_is_one_quiet_line() -> None:
+    view = fold(View("j", "running", "x", (64, 64)), Notice("The LoRA fits: 722 of 722."), 1.0, Path("/out"))
+    assert 'class="notice" title="The LoRA fits: 722 of 722.">The LoRA fits: 722 of 722.</p>' in views.stage(view)
+    done = fold(fold(view, Saved(1, 1, "/out/2026-01-02/1.png", 5), 1.0, Path("/out")), Finished((), 1.0), 1.0, Path())
+    assert "722 of 722" in views.stage(done)
+
+
+def test_a_missing_model_leads_to_the_screen_that_fetches_it() -> None:
+    view = View("j", "running", "x", (64, 64))
+    missing = fold(view, Failed("MissingModel", "There is no checkpoint.", "Put it there."), 1.0, Path("/out"))
+    assert 'data-models="show"' in views.stage(missing)
+    assert 'data-models="show"' not in views.stage(fold(view, Failed("X", "No.", ""), 1.0, Path("/out")))

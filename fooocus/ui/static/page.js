@@ -4,21 +4,46 @@
   const prompt = () => document.querySelector("#field-prompt textarea");
   const stage = () => document.querySelector("#stage .stage");
 
+  let shown = null; // the job that the stage shows
   let stopping = null; // the job that was asked to stop and has not yet
+
+  // What a person has unfolded or folded stays so, though the server's next frame knows nothing of it.
+  const unfolded = new Map();
+  const refold = () => {
+    for (const details of document.querySelectorAll("details[data-key]")) {
+      const open = unfolded.get(details.dataset.key);
+      if (open !== undefined && details.open !== open) details.open = open;
+    }
+  };
 
   // The stage says what the tab is called, and whether a job that shall stop still runs.
   const title = () => {
     const empty = stage()?.dataset.phase === "empty";
     const words = (empty && document.querySelector(".welcome")?.dataset.title) || stage()?.dataset.title;
     if (words && document.title !== words) document.title = words;
+    if (stage() && stage().dataset.job !== shown) { // another job is worth more than the screen of missing files
+      shown = stage().dataset.job;
+      document.body.classList.remove("models");
+    }
     if (stage()?.dataset.job !== stopping || !stage().hasAttribute("data-active")) {
       stopping = null;
       document.body.classList.remove("stopping");
     }
   };
-  new MutationObserver(title).observe(document.documentElement, {
-    subtree: true, childList: true, attributes: true, attributeFilter: ["data-title", "data-active", "data-job"],
+  new MutationObserver(() => { title(); refold(); keepPicked(); }).observe(document.documentElement, {
+    subtree: true, childList: true, attributes: true,
+    attributeFilter: ["data-title", "data-active", "data-job", "open", "src", "aria-pressed"],
   });
+
+  // A pressed shape keeps the scale of the size that stands there: miniature models draw the same shapes, smaller.
+  const sides = (size) => size.replace(/\s/g, "").split(/[xX×*]/).map(Number);
+  const scaleOf = ([width, height]) => {
+    const halvings = Math.round(Math.log((width * height) / 2 ** 20) / Math.log(4));
+    return width > 0 && height > 0 ? 2 ** Math.min(1, Math.max(-3, halvings)) : 1;
+  };
+  const press = (shape, size) => sides(shape).map((side) => Math.floor(side * scaleOf(sides(size)))).join("x");
+  const match = (size, known) => known.find((shape) => press(shape, size) === sides(size).join("x")) ?? null;
+  window.fooocusShapes = { press, match };
 
   // On a phone the sheet of settings stands on the desk, whose height follows the prompt.
   const heights = new ResizeObserver(([desk]) => {
@@ -31,7 +56,30 @@
     heights.observe(desk);
   }, 50);
 
+  // While the job runs, a pressed thumbnail stands in the frame until it is pressed again.
+  let picked = { job: "", url: "" };
+  let live = ""; // what the server has put there
+  const keepPicked = () => {
+    const image = stage()?.querySelector(".frame.forming img");
+    if (!image || picked.job !== stage().dataset.job) return;
+    const now = image.getAttribute("src");
+    if (now !== picked.url) live = now;
+    if (picked.url && now !== picked.url) image.src = picked.url;
+    for (const one of stage().querySelectorAll(".strip button")) {
+      const pressed = String(one.dataset.url === picked.url);
+      if (one.getAttribute("aria-pressed") !== pressed) one.setAttribute("aria-pressed", pressed);
+    }
+  };
+
   const show = (button) => {
+    if (stage().dataset.phase === "running") {
+      const again = picked.job === stage().dataset.job && picked.url === button.dataset.url;
+      picked = { job: stage().dataset.job, url: again ? "" : button.dataset.url };
+      const image = stage().querySelector(".frame.forming img");
+      if (again && image && live) image.src = live;
+      keepPicked();
+      return;
+    }
     const url = button.dataset.url;
     const all = button.parentElement.querySelectorAll("button");
     all.forEach((one) => one.setAttribute("aria-pressed", one === button));
@@ -53,8 +101,13 @@
   addEventListener("click", (event) => {
     const ordered = event.target.closest?.("[data-order]");
     if (ordered) order(ordered);
+    const folded = event.target.closest?.("summary")?.closest("details[data-key]");
+    if (folded) unfolded.set(folded.dataset.key, !folded.open);
     const models = event.target.closest?.("[data-models]");
-    if (models) document.body.classList.toggle("later", models.dataset.models === "hide");
+    if (models) {
+      document.body.classList.toggle("later", models.dataset.models === "hide");
+      document.body.classList.toggle("models", models.dataset.models === "show");
+    }
     const example = event.target.closest?.("[data-example]");
     if (example && prompt()) {
       prompt().value = example.dataset.example;
@@ -65,7 +118,7 @@
       stopping = stage().dataset.job;
       document.body.classList.add("stopping");
     }
-    const choice = event.target.closest?.('.stage:not([data-phase="running"]) .strip button');
+    const choice = event.target.closest?.(".strip button");
     if (choice) show(choice);
   });
 
