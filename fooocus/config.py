@@ -72,7 +72,10 @@ class Config:
         An extra folder has a folder for each kind, as other programs name them, or is itself a folder of files. Of the
         first sort only the kind's own folder counts: else a file in it would have two names.
         """
-        return (self.models / kind, *(found for folder in self.extra_folders for found in _shelf(folder, kind)))
+        # The miniature that comes with the program has a folder of its own, so that it is kept apart from the person's.
+        pocket = (self.models / "pocket",) if kind in ("checkpoints", "loras") else ()
+        extra = (found for folder in self.extra_folders for found in _shelf(folder, kind))
+        return (self.models / kind, *pocket, *extra)
 
 
 def _shelf(folder: Path, kind: str) -> tuple[Path, ...]:

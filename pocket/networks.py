@@ -113,7 +113,7 @@ NARROW = dataclasses.replace(
     EIGHTH,
     levels={"narrow": 0.0},
     pictures=16_000,
-    stages={**EIGHTH.stages, "base": Stage(2_800, 24, 1.2e-3), "refiner": Stage(800, 24, 1.2e-3)},
+    stages={**EIGHTH.stages, "base": Stage(3_700, 24, 1.2e-3), "refiner": Stage(2_000, 24, 1.2e-3)},
 )
 PLANS: Mapping[str, Plan] = {"quarter": QUARTER, "eighth": EIGHTH, "narrow": NARROW}
 

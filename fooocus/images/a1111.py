@@ -96,9 +96,9 @@ def read_parameters(text: str, known: Known) -> Found:
         body, last = text[:MAX_CHARACTERS], ""
     pairs = _pairs(last)
     positive, _, negative = ("\n" + body).partition("\n" + NEGATIVE)
-    prompt = positive.removeprefix("\n")
+    prompt = _neutral(finder, positive.removeprefix("\n"))
     finder.put("prompt", _TAG.sub("", prompt).rstrip() if _TAG.search(prompt) else prompt)
-    finder.put("negative", negative.strip())
+    finder.put("negative", _neutral(finder, negative.strip()))
     finder.put_loras(_loras(prompt, pairs))
     finder.values["styles"] = []  # whatever was chosen there is part of the written-out prompt
     _put_pairs(finder, pairs)
@@ -115,6 +115,9 @@ def read_parameters(text: str, known: Known) -> Found:
 _SETTINGS = re.compile(r"\s*Steps: *\d+ *(,|$)")
 _PAIR = re.compile(r'\s*([A-Za-z][\w .()/-]{0,60}): *("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 _TAG = re.compile(r"[ \t]*<lora:([^<>:]{1,200}):([^<>:]{1,40})(?::[^<>]{0,40})?>", re.IGNORECASE)
+# What is an array or a word list here, and plain text elsewhere.
+_ARRAY = re.compile(r"\[\[([^\[\],]*,[^\[\]]*)\]\]")
+_LIST = re.compile(r"_{2,}([^\W_](?:[\w/-]{0,80}?[^\W_])?)_{2,}")
 _MISSING: Mapping[str, str] = {
     "Hires": "a second, larger pass",
     "ControlNet": "ControlNet",
@@ -143,12 +146,21 @@ def _pairs(line: str) -> dict[str, str]:
     return pairs
 
 
+def _neutral(finder: Finder, text: str) -> str:
+    """Rewrite what means something here and nothing elsewhere, so that it stays text."""
+    if _LIST.search(text):
+        finder.warn("Words between double underscores name a list here; they were given single ones.")
+    return _LIST.sub(r"_\1_", _ARRAY.sub(r"[ [\1] ]", text))
+
+
 def _put_pairs(finder: Finder, pairs: Mapping[str, str]) -> None:
     finder.put_number("steps", pairs.get("Steps"), whole=True)
     finder.put_number("seed", pairs.get("Seed"), whole=True)
     finder.put_number("guidance", pairs.get("CFG scale"))
     if "Clip skip" in pairs:
-        finder.put_number("clip_skip", pairs["Clip skip"], whole=True)
+        # Other programs read the layer before the last one of SDXL's encoders even where they write 1.
+        elsewhere = pairs["Clip skip"] == "1" and pairs.get("Version") != VERSION
+        finder.put_number("clip_skip", "2" if elsewhere else pairs["Clip skip"], whole=True)
     finder.put_size_guidance(numbers(pairs["ADM Guidance"]) if "ADM Guidance" in pairs else ("1", "1", "1"))
     width, _, height = pairs.get("Size", "").partition("x")
     finder.put_size(width, height)

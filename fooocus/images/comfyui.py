@@ -15,6 +15,13 @@ from fooocus.request import NONE
 MAX_NODES = 5000
 MAX_DEPTH = 64
 _SAMPLERS = ("KSampler", "KSamplerAdvanced", "KSampler (Efficient)", "SamplerCustom", "SamplerCustomAdvanced")
+# Nodes that hold a part of what SamplerCustom and SamplerCustomAdvanced do, and schedules that are nodes of their own.
+_PARTS = ("guider", "noise", "sampler", "sigmas")
+_SCHEDULE_NODES: Mapping[str, str] = {
+    "KarrasScheduler": "karras",
+    "ExponentialScheduler": "exponential",
+    "AlignYourStepsScheduler": "align_your_steps",
+}
 _TEXT_INPUTS = ("text", "text_g", "text_l", "string", "value", "prompt")
 _CONDITIONING_INPUTS = ("conditioning", "conditioning_1", "conditioning_to", "positive", "cond1")
 
@@ -40,12 +47,13 @@ def read_graph(values: Mapping[str, Any], known: Known) -> Found:
     if len(first) > 1:
         finder.warn("The graph has several samplers; the first one is used.")
     start = first[0]
-    _put_sampler(finder, graph, start)
-    _put_texts(finder, graph, start)
-    _put_model(finder, graph, start)
-    _put_size(finder, graph, start)
+    whole = graph.with_parts(start)
+    _put_sampler(finder, graph, whole)
+    _put_texts(finder, graph, whole)
+    _put_model(finder, graph, whole)
+    _put_size(finder, graph, whole)
     later = [node for node in samplers if graph.behind(node, "latent_image", _SAMPLERS) is start]
-    _put_refiner(finder, graph, start, later)
+    _put_refiner(finder, graph, whole, [graph.with_parts(node) for node in later])
     return finder.found()
 
 
@@ -87,6 +95,19 @@ class _Graph:
             yield current
             current = self.target(current, name)
 
+    def with_parts(self, node: Node) -> Node:
+        """Return a sampler with the inputs of the nodes that it is put together from; its own count more."""
+        inputs = dict(node["inputs"])
+        for part in _PARTS:
+            for linked in self.chain(node, part):
+                given = dict(linked["inputs"])
+                if linked["class_type"] in _SCHEDULE_NODES:
+                    given.setdefault("scheduler", _SCHEDULE_NODES[linked["class_type"]])
+                if linked["class_type"] == "BasicGuider":  # it has one text and no guidance
+                    given = {"positive": given.get("conditioning"), "cfg": 1.0, **given}
+                inputs = {**given, **inputs}
+        return {"class_type": node["class_type"], "inputs": inputs}
+
     def behind(self, node: Node, name: str, classes: tuple[str, ...]) -> Node | None:
         """Return the nearest node of some classes behind an input, through any latent operation."""
         current = self.target(node, name)
@@ -102,10 +123,14 @@ def _put_sampler(finder: Finder, graph: _Graph, node: Node) -> None:
     for field, names in (("steps", ("steps",)), ("seed", ("seed", "noise_seed"))):
         if (number := graph.value(node, *names)) is not None:
             finder.put_number(field, number, whole=True)
+        elif field == "steps":
+            finder.warn("The number of steps was not found in the graph.")
     if (number := graph.value(node, "cfg")) is not None:
         finder.put_number("guidance", number)
     if name := graph.value(node, "sampler_name"):
         finder.put_sampler(name)
+    else:
+        finder.warn("The sampler was not found in the graph.")
     if name := graph.value(node, "scheduler"):
         finder.put_schedule(name)
     strength = graph.value(node, "denoise")
@@ -127,15 +152,23 @@ def _put_texts(finder: Finder, graph: _Graph, node: Node) -> None:
                 finder.warn("The graph joins several prompts; the first one is used.")
             following = (graph.target(current, key) for key in (name, *_CONDITIONING_INPUTS))
             current = next((linked for linked in following if linked is not None), None)
+        else:
+            current = None
+        if current is None and field == "prompt":
+            finder.warn("The prompt was not found in the graph.")
 
 
 def _put_model(finder: Finder, graph: _Graph, node: Node) -> None:
     uses: list[tuple[Any, Any]] = []
+    has_base = False
     for model in graph.chain(node, "model"):
         if (name := graph.value(model, "lora_name")) is not None:
             uses.append((name, graph.value(model, "strength_model", "lora_strength")))
         if name := graph.value(model, "ckpt_name", "unet_name"):
             finder.put_model("base", name)
+            has_base = True
+    if not has_base:
+        finder.warn("The base model was not found in the graph.")
     finder.put_loras(reversed(uses))  # the chain begins at the sampler, the list at the checkpoint
     for other in graph.nodes.values():
         if other["class_type"] == "VAELoader":

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fooocus.errors import RequestError
+from fooocus.request import MAX_PROMPT_CHARACTERS
 
 OURS = "fooocus"  # the PNG keyword and the XMP element of our own record
 A1111 = "parameters"  # the PNG keyword that most programs and sites look for
@@ -27,7 +28,8 @@ KEYWORDS = (OURS, A1111, SCHEME, GRAPH)
 
 MAX_TEXTS = 64
 MAX_TEXT_BYTES = 256 * 1024
-MAX_OWN_BYTES = 8 * 2**20  # two prompts and two styled texts of 200,000 characters each, escaped
+# Two prompts and two styled texts of the longest length, each character an escaped pair; and the rest of the recipe.
+MAX_OWN_BYTES = 4 * 12 * MAX_PROMPT_CHARACTERS + 65536
 MAX_CHUNKS = 100_000
 MAX_DIGITS = 20  # a seed has up to 19
 

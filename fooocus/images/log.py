@@ -18,6 +18,8 @@ from fooocus.images.metadata import record, without_folders
 from fooocus.request import Recipe
 
 NAME = "index.html"
+MAX_PAGES = 100
+_START = b'<article id="'
 _END = b"<!-- end of block -->\n"
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -46,30 +48,46 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; font-si
 def append_to_log(picture: Path, recipe: Recipe) -> Path:
     """Add a saved picture to the page in its folder and return the page; a picture that is there already is not added.
 
-    A block that was cut off by a crash is removed first. Raises :class:`~fooocus.errors.StorageError`; the picture
-    itself is not at risk then.
+    A block that was cut off by a crash is removed first; nothing else ever is. A file of that name that is no page of
+    ours stays as it is, and ``index_2.html`` (or the next number that is free) is used. Raises
+    :class:`~fooocus.errors.StorageError`; the picture itself is not at risk then.
     """
-    page = picture.parent / NAME
+    head = _HEAD.format(title=_escape(picture.parent.name)).encode()
     block = _block(picture.name, recipe)
-    try:
-        with open(page, "a+b") as file:
-            file.seek(0)
-            before = file.read()
-            if _anchor(picture.name).encode() in before:
-                return page
-            if not before.endswith(_END):
-                kept = before.rfind(_END) + len(_END) if _END in before else 0
-                file.truncate(kept)
-                if not kept:
-                    block = _HEAD.format(title=_escape(picture.parent.name)).encode() + block
-            file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(
-            f"The page {page} could not be written: {error.strerror or error}.", "The picture itself is saved."
-        ) from error
-    return page
+    page = picture.parent / NAME
+    for number in range(2, MAX_PAGES + 2):
+        try:
+            with open(page, "a+b") as file:
+                file.seek(0)
+                before = file.read()
+                kept = _kept(before, head)
+                if kept is not None:
+                    if _anchor(picture.name).encode() not in before[:kept]:
+                        file.truncate(kept)
+                        file.write(block if kept else head + block)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    return page
+        except OSError as error:
+            raise StorageError(
+                f"The page {page} could not be written: {error.strerror or error}.", "The picture itself is saved."
+            ) from error
+        page = picture.parent / f"index_{number}.html"
+    raise StorageError(f"Every page up to {page} is somebody else's.", "The picture itself is saved.")
+
+
+def _kept(before: bytes, head: bytes) -> int | None:
+    """Return how much of a page stays when a torn block of ours is cut off, ``None`` for a page that is not ours."""
+    if head.startswith(before):
+        return 0  # empty, or torn inside the head, which is written again
+    fixed = head.partition(b"<title>")[0]  # the folder may have had another name then
+    _, main, _ = before.partition(b"\n<main>\n")
+    if not before.startswith(fixed) or not main:
+        return None
+    at = before.rfind(_END)
+    kept = before.index(main) + len(main) if at < 0 else at + len(_END)
+    tail = before[kept:]
+    return kept if tail.startswith(_START) or _START.startswith(tail) else len(before)
 
 
 def _block(name: str, recipe: Recipe) -> bytes:

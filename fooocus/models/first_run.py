@@ -88,7 +88,7 @@ class FirstRun:
             self.wanted,
             copies=self._copies,
             placed=self._elsewhere_but_in_use(),
-            problems={file.path: file.content.problem for file in self.library.found if _is_broken(file)},
+            problems=self._problems(),
             measured_seconds=measured_seconds,
             endpoint=without_login(self._settings.environment.get("HF_ENDPOINT", "").rstrip("/") or HUB),
             computer=dataclasses.replace(self._computer, disk_free_bytes=free),
@@ -121,7 +121,8 @@ class FirstRun:
         if copy is None or not copy.path.is_file():
             raise MissingModel(f"There is no copy of {name} on this disk any more.", "Look again, or fetch it.")
         if how == "link":
-            link(copy, self._places.models)
+            linked = Stamp.of(link(copy, self._places.models))
+            self._memory.remember_sha256(linked, copy.entry.sha256 or "")
         else:
             use_in_place(copy, self._places.data)
         self.refresh()
@@ -136,6 +137,17 @@ class FirstRun:
         """Return the files that are used where they are, by name: noted in place, or in a folder of the settings."""
         files = {PurePosixPath(file.name).name: file.path for file in self.library.found if _usable(file)}
         return files | {name: path for named in placed(self._places.data).values() for name, path in named.items()}
+
+    def _problems(self) -> dict[Path, str]:
+        """Say why files where wanted ones belong are no models; one whose hash was found right is what was wanted."""
+        hashes = {entry.target(self._places.models): entry.sha256 for entry in self.wanted}
+        broken = [file for file in self.library.found if file.path in hashes and _is_broken(file)]
+        known = {file.path: self._memory.known_sha256(file.stamp) for file in broken}
+        return {
+            file.path: file.content.problem
+            for file in broken
+            if known[file.path] is None or known[file.path] != hashes[file.path]
+        }
 
     def _tidy(self) -> None:
         for entry in self.wanted:

@@ -16,8 +16,10 @@ from fooocus.prompt.wildcards import WordLists
 from fooocus.request import MAX_PROMPT_CHARACTERS
 
 MAX_PROBLEMS = 50  # nobody reads more at once
+LARGEST_USEFUL_WEIGHT = 5.0  # beyond it the picture falls apart
 
 _BRACKET = re.compile(r"\\[()]|[()]")
+_NUMBER_LIKE = re.compile(r"\s*[+-]?[.,]*\d[\d.,]*\s*")
 _ARRAY_MARK = re.compile(r"\[\[|\]\]")
 _EMBEDDING = re.compile(r"embedding:([^\s,:()<>\[\]]{1,200})", re.IGNORECASE)
 _LORA_START = re.compile(r"<lora\b(?!:[^<>]*>)", re.IGNORECASE)
@@ -57,15 +59,32 @@ def check(text: str, names: Names) -> list[Problem]:
 
 def _brackets(text: str, _: Names) -> Iterator[Problem]:
     opened: list[int] = []
+    previous = 0
     for match in _BRACKET.finditer(text):
         if match[0] == "(":
             opened.append(match.start())
         elif match[0] == ")" and opened:
-            opened.pop()
+            yield from _weight(text, max(opened.pop() + 2, previous), match.start())
         elif match[0] == ")":
             yield Problem(match.span(), "This bracket closes nothing and is read as text.")
+        previous = match.end()
     for place in opened:
         yield Problem((place, place + 1), "This bracket is never closed and is read as text.")
+
+
+def _weight(text: str, start: int, end: int) -> Iterator[Problem]:
+    """Judge the number behind the last colon between two brackets."""
+    colon = text.rfind(":", start, end)
+    number = text[colon + 1 : end]
+    if colon < 0 or len(number) > 40 or not _NUMBER_LIKE.fullmatch(number):
+        return
+    try:
+        too_large = abs(float(number)) > LARGEST_USEFUL_WEIGHT
+    except ValueError:
+        yield Problem((colon + 1, end), "This weight is no number and is read as text; write (fox:1.2).")
+        return
+    if too_large:
+        yield Problem((colon + 1, end), f"A weight over {LARGEST_USEFUL_WEIGHT:g} spoils the picture; try 1.2.")
 
 
 def _arrays(text: str, _: Names) -> Iterator[Problem]:
@@ -78,7 +97,7 @@ def _arrays(text: str, _: Names) -> Iterator[Problem]:
         elif opened is None:
             yield Problem(match.span(), "These brackets close no array and are read as text.")
         else:
-            if "," not in text[opened : match.start()]:
+            if len(language.array_items(text[opened + 2 : match.start()])) < 2:
                 yield Problem((opened, match.end()), "An array of one item is read as text; write [[red, green]].")
             opened = None
     if opened is not None:
@@ -94,21 +113,29 @@ def _lists(text: str, names: Names) -> Iterator[Problem]:
 
 
 def _loras(text: str, names: Names) -> Iterator[Problem]:
+    yield from _tags(text, 0, names)
+    for place, item in language.items_in_place(text):
+        yield from _tags(item, place, names)
+    for match in _LORA_START.finditer(text):
+        yield Problem(match.span(), "This is read as text; a LoRA is written <lora:name:0.5>.")
+
+
+def _tags(text: str, place: int, names: Names) -> Iterator[Problem]:
+    """Check the tags of the prompt, or those of an item at ``place``."""
     seen: set[str] = set()
     for start, end, inside in language.lora_tags(text):
+        span = (place + start, place + end)
         try:
             use = language.lora_use(inside)
         except RequestError as error:
-            yield Problem((start, end), str(error))
+            yield Problem(span, str(error))
             continue
         key = file_key(use.name)
         if key in seen:
-            yield Problem((start, end), f"The LoRA {use.name} was named before; this tag is not used.")
+            yield Problem(span, f"The LoRA {use.name} was named before; this tag is not used.")
         elif sentence := _unknown("LoRA", use.name, names.loras):
-            yield Problem((start, end), sentence)
+            yield Problem(span, sentence)
         seen.add(key)
-    for match in _LORA_START.finditer(text):
-        yield Problem(match.span(), "This is read as text; a LoRA is written <lora:name:0.5>.")
 
 
 def _embeddings(text: str, names: Names) -> Iterator[Problem]:
@@ -118,19 +145,40 @@ def _embeddings(text: str, names: Names) -> Iterator[Problem]:
 
 
 def _flags(text: str, names: Names) -> Iterator[Problem]:
+    yield from _flags_of(text, 0, names)
+    for place, item in language.items_in_place(text):
+        yield from _flags_of(item, place, names, in_array=True)
+
+
+def _flags_of(text: str, place: int, names: Names, *, in_array: bool = False) -> Iterator[Problem]:
+    """Check the flags of the prompt, or those of an item at ``place``."""
+    seen: set[str] = set()
+    at = 0
     for flag in language.flags(text):
-        span = (flag.start, flag.end)
-        if not flag.known:
-            yield Problem(span, f"--{flag.name} has no meaning here and is left out.")
-            continue
-        try:
-            asked = language.take_directions(text[flag.start : flag.end])[1]
-            for style in asked.styles or ():
-                names.styles.choose((style,), 0)
-        except RequestError as error:
-            yield Problem(span, str(error))
+        span = (place + flag.start, place + flag.end)
+        if "\n" in text[at : flag.start]:
+            seen.clear()  # lines may be prompts of their own
+        at = flag.end
+        if sentence := _flag_problem(flag, text[flag.start : flag.end], names, in_array=in_array):
+            yield Problem(span, sentence)
+        elif flag.name in seen:
+            yield Problem(span, f"--{flag.name} was said before; the first one counts.")
+        if flag.name != "no":  # what several of these name is joined
+            seen.add(flag.name)
     for start, end, name in language.unknown_flags(text):
-        yield Problem((start, end), f"--{name} is not a flag and is read as text.")
+        yield Problem((place + start, place + end), f"--{name} is not a flag and is read as text.")
+
+
+def _flag_problem(flag: language.Flag, text: str, names: Names, *, in_array: bool) -> str:
+    if not flag.known:
+        return f"--{flag.name} has no meaning here and is left out."
+    try:
+        asked = language.take_directions(text)[1]
+        for style in asked.styles or ():
+            names.styles.choose((style,), 0)
+    except RequestError as error:
+        return str(error)
+    return language.whole_sentence(flag.name) if in_array and asked.whole else ""
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

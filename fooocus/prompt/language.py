@@ -12,11 +12,13 @@
 ``<lora:name:0.5>``   a LoRA and its weight, on any line
 ``__animal__``        a line of the list ``animal.txt``, see :mod:`fooocus.prompt.wildcards`
 ``[[red, green]]``    red in the first picture, green in the second; the first of several arrays changes fastest
+                      (a comma inside round brackets is no end of an item)
 ===================== =============================================================================================
 
 Weights in round brackets and ``embedding:name`` are left alone here; the text encoders read them. A flag ends at a
 blank; ``--no`` and ``--style`` reach to the next flag or the end of the line. Flags that Midjourney knows and this
-program does not are taken out; anything else is text and stays.
+program does not are taken out; anything else is text and stays. Flags and tags inside an array belong to the pictures
+that take the item; what holds for the whole request (seed, number of pictures, order) cannot stand there.
 
 Resolving a text is repeated until nothing changes, so a resolved text means itself: it can be resolved again, with
 other lists and another seed, and stays as it is. That is why a recipe keeps the resolved text.
@@ -36,7 +38,7 @@ from fooocus.request import MAX_PICTURES, MAX_SEED, LoraUse
 # One word for each flag that is understood under several.
 _NAMES = {"aspect": "ar", "q": "quality", "r": "repeat", "styles": "style"}
 _NUMBER = r"\d{1,5}(?:\.\d{1,4})?|\.\d{1,4}"
-_END = r"(?![^\s,])"  # a word ends at a blank or a comma
+_END = r"(?=[.!?]*(?:[\s,]|(?![\s\S])))"  # a word ends at a blank or a comma, or the end of a sentence
 # The value of each flag that takes one word; empty where the flag may stand alone.
 _VALUES = {
     "ar": re.compile(rf"(?:{_NUMBER})\s?[:/x×]\s?(?:{_NUMBER}){_END}"),
@@ -66,6 +68,7 @@ _FLAG = re.compile(rf"(?:(?<=\s)|(?<![\s\S]))(?:--|—)([A-Za-z][A-Za-z-]{{0,30}
 _LORA = re.compile(r"<lora:([^<>]{0,300})>", re.IGNORECASE)
 _WEIGHT = re.compile(r"[+-]?(?:\d{1,4}(?:\.\d{0,6})?|\.\d{1,6})")
 _ARRAY = re.compile(r"\[\[([^\[\],]*,[^\[\]]*)\]\]")
+_ITEM_MARK = re.compile(r"\\[()]|[(),]")
 _MARKS = ("--", "—", "<", "__", "[[")
 MAX_PASSES = 64
 
@@ -106,6 +109,17 @@ class Directions:
     in_step: bool = False
     loras: tuple[LoraUse, ...] = ()
 
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """The flags among these that hold for the whole request."""
+        said = {
+            "seed": self.seed is not None,
+            "repeat": self.repeat is not None,
+            "in-order": self.in_order,
+            "in-step": self.in_step,
+        }
+        return tuple(name for name, is_said in said.items() if is_said)
+
     def then(self, later: Directions) -> Directions:
         """Return both together; what was said first counts, lists are joined."""
         return Directions(
@@ -127,10 +141,13 @@ def has_language(text: str) -> bool:
 
 
 def take_directions(text: str) -> tuple[str, Directions]:
-    """Take flags and LoRA tags out of a text; raise :class:`~fooocus.errors.RequestError` for a malformed one."""
-    tags = list(_LORA.finditer(text))
-    directions = Directions(loras=tuple(lora_use(tag[1]) for tag in tags))
-    text = _without(text, [tag.span() for tag in tags])
+    """Take flags and LoRA tags out of a text, except those inside arrays, which each picture chooses from first.
+
+    Raises :class:`~fooocus.errors.RequestError` for a malformed one.
+    """
+    tags = list(lora_tags(text))
+    directions = Directions(loras=tuple(lora_use(inside) for _, _, inside in tags))
+    text = _without(text, [(start, end) for start, end, _ in tags])
     found = list(flags(text))
     for flag in found:
         directions = directions.then(_direction(flag))
@@ -146,6 +163,8 @@ def resolve(text: str, drawer: Drawer, *, in_step: bool = False) -> tuple[str, D
     for _ in range(MAX_PASSES):
         before = text
         text, found = take_directions(_choose(drawer.fill(text), drawer.index, in_step=in_step))
+        if found.whole:
+            raise RequestError("prompt", whole_sentence(found.whole[0]), "Write it outside, in the prompt.")
         directions = directions.then(found)
         if text == before:
             return text, directions
@@ -164,6 +183,11 @@ def resolve_negative(text: str, drawer: Drawer, *, in_step: bool = False) -> tup
     raise RequestError("negative", "The negative prompt never comes to an end.", "Simplify it.")
 
 
+def whole_sentence(name: str) -> str:
+    """Say why this flag cannot stand where each picture may read something else."""
+    return f"--{name} holds for all pictures, so it cannot stand in an array, a word list or the negative prompt."
+
+
 def join(parts: Iterable[str]) -> str:
     """Join texts by commas; empty ones are left out."""
     return ", ".join(part for part in parts if part)
@@ -174,45 +198,71 @@ def combinations(text: str, *, in_step: bool = False) -> int:
     :data:`~fooocus.request.MAX_PICTURES`."""
     count = 1
     for match in _ARRAY.finditer(text):
-        length = match[1].count(",") + 1
+        length = len(array_items(match[1]))
         count = max(count, length) if in_step else count * length
         if count > MAX_PICTURES:
             break
     return count
 
 
+def array_items(inside: str) -> list[str]:
+    """Split what stands in an array at its commas, but not at those inside a pair of round brackets."""
+    commas: list[int] = []
+    opened: list[int] = []  # for each bracket, how many commas stood before it
+    for match in _ITEM_MARK.finditer(inside):
+        if match[0] == ",":
+            commas.append(match.start())
+        elif match[0] == "(":
+            opened.append(len(commas))
+        elif match[0] == ")" and opened:
+            del commas[opened.pop() :]
+    return [inside[start + 1 : end] for start, end in zip([-1, *commas], [*commas, len(inside)], strict=True)]
+
+
+def items_in_place(text: str) -> Iterator[tuple[int, str]]:
+    """Find the items of all arrays of a text, each with the place where it starts."""
+    for match in _ARRAY.finditer(text):
+        items = array_items(match[1])
+        at = match.start(1)
+        for item in items if len(items) > 1 else ():
+            yield at, item
+            at += len(item) + 1
+
+
 def flags(text: str) -> Iterator[Flag]:
-    """Find the flags of a text, ours and Midjourney's, from left to right."""
+    """Find the flags of a text outside of its arrays, ours and Midjourney's, from left to right."""
     at = 0
-    while match := _FLAG.search(text, at):
+    plain = _hide_arrays(text)
+    while match := _FLAG.search(plain, at):
         at = match.end()
         name = _flag_name(match)
         if name in _LONG:
-            stop = _STOP.search(text, at)
-            value: str | None = text[at : stop.start() if stop else len(text)].rstrip()
-            at += len(value or "")
-            yield Flag(match.start(), at, name, value or None)
+            stop = _STOP.search(plain, at)
+            value = text[at : stop.start() if stop else len(text)].rstrip()
+            at += len(value)
+            yield Flag(match.start(), at, name, value if value.strip(" \t,.!?") else None)
         elif name in _VALUES:
-            found = _VALUES[name].match(text, at)
+            found = _VALUES[name].match(plain, at)
             at = found.end() if found else at
             yield Flag(match.start(), at, name, found[0] if found else None)
         elif _ELSEWHERE.fullmatch(name):
-            found = _OTHER_VALUE.match(text, at)
+            found = _OTHER_VALUE.match(plain, at)
             at = found.end() if found else at
             yield Flag(match.start(), at, name, "")
 
 
 def unknown_flags(text: str) -> Iterator[tuple[int, int, str]]:
     """Find what looks like a flag and is none; it stays in the text as words."""
-    for match in _FLAG.finditer(text):
+    for match in _FLAG.finditer(_hide_arrays(text)):
         name = _flag_name(match)
         if name not in _VALUES and name not in _LONG and not _ELSEWHERE.fullmatch(name):
             yield match.start(), match.start() + len(match[0].rstrip()), name
 
 
 def lora_tags(text: str) -> Iterator[tuple[int, int, str]]:
-    """Find the LoRA tags of a text; the third item is what stands behind ``lora:``, for :func:`lora_use`."""
-    for match in _LORA.finditer(text):
+    """Find the LoRA tags of a text that neither stand in an array nor hold one; the third item is what stands behind
+    ``lora:``, for :func:`lora_use`."""
+    for match in _LORA.finditer(_hide_arrays(text)):
         yield *match.span(), match[1]
 
 
@@ -274,13 +324,20 @@ def _direction(flag: Flag) -> Directions:
     return Directions()
 
 
+def _hide_arrays(text: str) -> str:
+    """Return a text of the same length in which no flag and no tag is found inside an array."""
+    return _ARRAY.sub(lambda match: match[0] if len(array_items(match[1])) < 2 else "<" * len(match[0]), text)
+
+
 def _choose(text: str, index: int, *, in_step: bool) -> str:
     """Replace each array by its item for picture ``index``."""
     remaining = index
 
     def item(match: re.Match[str]) -> str:
         nonlocal remaining
-        items = match[1].split(",")
+        items = array_items(match[1])
+        if len(items) < 2:
+            return match[0]
         number = index if in_step else remaining
         remaining //= len(items)
         return items[number % len(items)].strip()

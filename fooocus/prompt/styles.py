@@ -89,7 +89,7 @@ class Styles:
 
     def choose(self, references: Sequence[str], seed: int) -> tuple[StyleUse, ...]:
         """Return the uses for one picture; each ``random-style`` is drawn by ``seed``."""
-        generator = random.Random(seed)
+        generator = random.Random(f"styles {seed}")  # a sequence apart from the one that word lists draw from
         return tuple(
             self._draw(generator) if _key(reference) == _key(RANDOM) else self.use(reference)
             for reference in references
@@ -127,7 +127,8 @@ def apply_styles(prompt: str, negative: str, styles: Iterable[Style | StyleUse])
     """Return the positive and the negative text.
 
     Each template takes the text so far in the place of ``{prompt}``, so the first style is the innermost; a template
-    without that place is added behind a comma. Negative texts follow in the order of the styles, the person's last,
+    without that place is added behind a comma. Blanks, commas and full stops at the end of the text are left out before
+    words follow it. Negative texts follow in the order of the styles, the person's last,
     joined by commas; empty parts are left out, so that two empty negatives stay the empty text (the first Fooocus
     encoded a lone comma there). Without styles both texts come back as they were given.
     """
@@ -136,6 +137,8 @@ def apply_styles(prompt: str, negative: str, styles: Iterable[Style | StyleUse])
         style, strength = item if isinstance(item, StyleUse) else StyleUse(item)
         if strength == 0.0:
             continue
+        if style.prompt:
+            prompt = prompt.rstrip(" \t\r\n,.")
         before, place, after = style.prompt.partition(PLACE)
         if not place:
             prompt = _join((prompt, _weigh(style.prompt, strength)))

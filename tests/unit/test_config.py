@@ -58,12 +58,13 @@ def test_extra_folders_are_looked_through_by_kind(tmp_path: Path) -> None:
     config = load_config({"models": str(ours), "extra_models": extra}, {}, tmp_path / "none.json")
     assert config.folders("checkpoints") == (
         ours / "checkpoints",
+        ours / "pocket",
         comfy / "checkpoints",
         webui / "Stable-diffusion",
         flat,
     )
     # A folder that is sorted by kind, and has none of this, offers nothing: its checkpoints are no LoRAs.
-    assert config.folders("loras") == (ours / "loras", flat)
+    assert config.folders("loras") == (ours / "loras", ours / "pocket", flat)
     assert config.extra_folders == (comfy, webui, flat, gone)
 
 

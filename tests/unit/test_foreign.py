@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import random
@@ -18,7 +19,7 @@ from fooocus.errors import RequestError
 from fooocus.images.findings import Known
 from fooocus.images.foreign import read_pasted, read_settings
 from fooocus.images.metadata import encode, record
-from fooocus.request import LoraUse, Recipe, Request, Size
+from fooocus.request import MAX_PROMPT_CHARACTERS, LoraUse, Recipe, Request, Size
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 ORIGINS = ("fooocus", "a1111", "comfyui")
@@ -162,6 +163,49 @@ def test_unchecked_names_are_kept_without_folders() -> None:
     found = read_pasted(text, Known())
     assert found is not None
     assert (found.values["base"], found.values["loras"]) == ("y.safetensors", [["x", 1.0]])
+
+
+def test_what_means_something_here_alone_stays_text() -> None:
+    found = read_pasted("a [[red, blue]] __hat__\nNegative prompt: __x__\nSteps: 5, Clip skip: 1", Known())
+    assert found is not None
+    assert (found.values["prompt"], found.values["negative"]) == ("a [ [red, blue] ] _hat_", "_x_")
+    assert found.values["clip_skip"] == 2
+    assert len(found.warnings) == 2
+    ours = read_pasted("a\nSteps: 5, Clip skip: 1, Version: Fooocus", Known())
+    assert ours is not None and ours.values["clip_skip"] == 1
+
+
+def test_a_sampler_put_together_from_parts() -> None:
+    graph = {
+        "1": node("CheckpointLoaderSimple", ckpt_name="b.safetensors"),
+        "2": node("CLIPTextEncode", text="a fox"),
+        "3": node("CLIPTextEncode", text="text"),
+        "4": node("RandomNoise", noise_seed=9),
+        "5": node("CFGGuider", model=["1", 0], positive=["2", 0], negative=["3", 0], cfg=6),
+        "6": node("KSamplerSelect", sampler_name="euler"),
+        "7": node("KarrasScheduler", steps=12),
+        "8": node("SplitSigmas", sigmas=["7", 0], step=3),
+        "9": node(
+            "SamplerCustomAdvanced", noise=["4", 0], guider=["5", 0], sampler=["6", 0], sigmas=["8", 0], latent_image=[]
+        ),
+    }
+    found = read_pasted(json.dumps(graph), Known())
+    assert found is not None and found.warnings == ()
+    expect = {"prompt": "a fox", "negative": "text", "seed": 9, "steps": 12, "guidance": 6.0, "base": "b.safetensors"}
+    assert {**found.values, **expect, "sampler": "euler", "schedule": "karras"} == found.values
+    bare = read_pasted(json.dumps({"9": node("SamplerCustomAdvanced")}), Known())
+    assert bare is not None and len(bare.warnings) == 4
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def test_the_longest_prompts_keep_their_recipe() -> None:
+    text = "\U0001f98a" * MAX_PROMPT_CHARACTERS
+    longest = dataclasses.replace(MINE, prompt=text, negative=text, positive_text=text + " x" * 500, negative_text=text)
+    found = read_settings(encode(Image.new("RGB", (8, 8)), longest, "png"), Known())
+    assert found is not None and found.recipe is not None and found.recipe.positive_text == longest.positive_text
 
 
 @settings(max_examples=150, deadline=None)

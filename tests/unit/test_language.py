@@ -60,6 +60,8 @@ def texts(prompt: str, **asked: Any) -> list[str]:
         ("--aspect 1:1 a fox", "a fox", Size(1024, 1024)),
         ("a fox --ar 2/3, snow", "a fox, snow", Size(832, 1216)),
         ("a fox --AR 1.85:1", "a fox", Size(1344, 704)),
+        ("a fox --ar 16:9.", "a fox.", Size(1344, 768)),
+        ("a fox --seed 7. Snow!", "a fox. Snow!", Size(1152, 896)),
         ("a fox --ar 1 : 9 snow", "a fox snow", Size(704, 1408)),
         ("a fox --ar 9:1\nsnow", "a fox\nsnow", Size(1728, 576)),
         ("mother--ar 16:9", "mother--ar 16:9", Size(1152, 896)),
@@ -234,6 +236,37 @@ def test_arrays_do_not_raise_the_count_unasked_and_may_hold_anything() -> None:
     assert texts("[[alone]] [x] {y}") == ["[[alone]] [x] {y}"]
 
 
+def test_an_array_may_hold_directions() -> None:
+    assert [r.loras for r in recipes("x [[<lora:a:1>, <lora:b:1>]]", count=2)] == [
+        (LoraUse("a", 1.0),),
+        (LoraUse("b", 1.0),),
+    ]
+    assert [r.size for r in recipes("x [[--ar 16:9, --ar 1:1]]", count=2)] == [Size(1344, 768), Size(1024, 1024)]
+    assert recipes("x --no [[cars, people]]", count=2)[1].negative == "people"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [("x [[--seed 5, --seed 6]]", ""), ("[[--repeat 2, a]]", ""), ("__seeded__", ""), ("x", "y --seed 5")],
+)
+def test_what_holds_for_all_pictures_stands_in_the_prompt_itself(prompt: str, negative: str) -> None:
+    with pytest.raises(RequestError, match="holds for all pictures"):
+        plan(Request(prompt=prompt, negative=negative, seed=1), STYLES, WordLists({"seeded": ("a --seed 7",)}))
+
+
+def test_arrays_are_split_outside_of_round_brackets() -> None:
+    assert texts("[[(a, b:1.2), c]] --repeat all") == ["(a, b:1.2)", "c"]
+    assert texts("[[(a, b]] --repeat all") == ["(a", "b"]
+    assert texts("[[(a, b)]]") == ["[[(a, b)]]"]
+
+
+def test_a_random_style_is_drawn_apart_from_the_words() -> None:
+    styles = Styles({name: Style(name, name) for name in "abcd"})
+    lists = WordLists({"letter": tuple("abcd")})
+    request = Request(prompt="__letter__", styles=("random-style",), seed=1, count=60)
+    assert len({recipe.positive_text for recipe in plan(request, styles, lists)}) > 8
+
+
 # --- all of it
 
 
@@ -259,26 +292,11 @@ def test_any_prompt_plans_itself_again_or_is_refused(prompt: str, negative: str,
         assert plan(recipe.to_request(), STYLES, LISTS) == (recipe,)
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "__a",
-        "__a-",
-        "[[a,",
-        "[[,,,,",
-        "<lora:",
-        "<lora",
-        " --no",
-        " --ar 1",
-        "(",
-        ")",
-        " ",
-        "a ",
-        "—",
-        "_",
-        "embedding:",
-    ],
-)
+HOSTILE_NAMES = ["__a", "__a-", "_", "[[a,", "[[,,,,", "[[(,", "<lora:", "<lora", "embedding:"]
+HOSTILE_WORDS = [" --no", " --ar 1", "(", ")", " ", "a ", "—"]
+
+
+@pytest.mark.parametrize("piece", HOSTILE_NAMES + HOSTILE_WORDS)
 def test_long_hostile_prompts_take_linear_time(piece: str) -> None:
     text = (piece * 200_000)[:200_000]
     start = time.process_time()
@@ -349,6 +367,11 @@ def test_a_good_prompt_has_no_problems() -> None:
         ("a --v 6 b", "--v 6", "left out"),
         ("a --ar x", "--ar", "wants a shape"),
         ("a --style gran", "--style gran", "grain"),
+        ("(a:1.2.3)", "1.2.3", "no number"),
+        ("(a, (b:1):9)", "9", "spoils"),
+        ("a --ar 1:1 --ar 2:1", "--ar 2:1", "said before"),
+        ("[[a, --seed 5]]", "--seed 5", "holds for all pictures"),
+        ("[[(a, b)]]", "[[(a, b)]]", "one item"),
     ],
 )
 def test_problems_are_marked(text: str, marked: str, words: str) -> None:

@@ -160,6 +160,24 @@ def test_a_torn_block_is_removed(tmp_path: Path) -> None:
     assert read(page).texts["p"] == ["three"]
 
 
+def test_what_somebody_else_wrote_is_never_deleted(tmp_path: Path) -> None:
+    for foreign in (b"<html>my page</html>", b"<!DOCTYPE html>\n<html><article id='x'>"):
+        (tmp_path / "index.html").write_bytes(foreign)
+        page = append_to_log(tmp_path / "a.png", recipe("one"))
+        assert page == tmp_path / "index_2.html" and read(page).texts["p"] == ["one"]
+        assert (tmp_path / "index.html").read_bytes() == foreign
+    note = page.read_bytes() + b"<p>my note</p>\n"
+    page.write_bytes(note)
+    assert append_to_log(tmp_path / "b.png", recipe("two")).read_bytes().startswith(note)
+
+
+def test_a_torn_block_of_the_same_picture_is_written_again(tmp_path: Path) -> None:
+    page = append_to_log(tmp_path / "a.png", recipe("one"))
+    whole = page.read_bytes()
+    page.write_bytes(whole[:-40])
+    assert append_to_log(tmp_path / "a.png", recipe("one")).read_bytes() == whole
+
+
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"index\.html"):
         append_to_log(tmp_path / "gone" / "a.png", recipe())

@@ -272,3 +272,17 @@ def test_a_failed_fetch_is_an_error_with_its_sentence(tmp_path: Path, home: Path
         with pytest.raises(DownloadError, match=r"has no x\.safetensors"):
             fetch(run, None, lambda progress: None)
         run.close()
+
+
+def test_what_was_found_right_counts_as_here_whatever_it_is(tmp_path: Path, home: Path) -> None:
+    file, copied = RemoteFile("x.safetensors", 1000), RemoteFile("y.safetensors", 2000)
+    there = home / "ComfyUI" / "models" / "loras" / "z.safetensors"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(copied.read(0, copied.size))
+    with FakeHub(file) as hub:
+        run = first_run(tmp_path, [file, copied], {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf")})
+        fetch(run, None, lambda progress: None)
+        run.library.refresh()
+        assert all(found.content.problem for found in run.library.found)
+        assert [file.state for file in run.survey().files] == ["here", "here"]
+        run.close()

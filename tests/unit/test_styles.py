@@ -33,6 +33,12 @@ def test_no_style_leaves_both_texts_exactly_as_given() -> None:
     assert apply_styles("  a  fox ,\n", " , ", []) == ("  a  fox ,\n", " , ")
 
 
+def test_the_end_of_a_sentence_does_not_stand_before_a_template() -> None:
+    assert apply_styles("a fox. ,", "", [INK])[0] == "ink drawing of a fox, loose line"
+    assert apply_styles("a fox.", "", [GRAIN])[0] == "a fox, film grain"
+    assert apply_styles("a fox. ,", "", [CLEAN, StyleUse(INK, 0.0)])[0] == "a fox. ,"
+
+
 def test_empty_parts_are_left_out() -> None:
     assert apply_styles("a fox", "", [GRAIN]) == ("a fox, film grain", "")
     assert apply_styles("a fox", "", [INK])[1] == "photo"
@@ -123,6 +129,8 @@ def test_every_style_of_the_first_fooocus_is_there() -> None:
 def test_templates_are_well_formed(style: Style) -> None:
     assert style.prompt.count("{prompt}") == 1
     assert 15 <= len(style.prompt.replace("{prompt}", "").split()) <= 35
+    # A text encoder hears "no color" as "color": what must not be there belongs into the negative text.
+    assert not re.search(r"\b(no|without|nothing)\b", style.prompt)
     assert 6 <= len(style.negative.split()) <= 25
     for text in (style.prompt, style.negative):
         # Brackets, colons and backslashes mean something in the weight grammar.

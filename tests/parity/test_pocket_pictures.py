@@ -1,0 +1,46 @@
+"""What a prompt says is in the picture: the shipped miniature through the command line, seen by geometry alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fooocus import cli
+from fooocus.config import ROOT
+from pocket.checker import backdrop_colours, only_thing
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "models" / "pocket" / "pocket_base.safetensors").is_file(), reason="Pocket's files are not here"
+)
+
+
+@pytest.mark.parametrize(
+    ("shape", "colour", "ground"),
+    [("circle", "red", "blue"), ("star", "yellow", "green"), ("heart", "purple", "white")],
+)
+def test_a_prompt_becomes_exactly_that(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, shape: str, colour: str, ground: str
+) -> None:
+    prompt = f"a {colour} {shape} on a {ground} background"
+    assert cli.main(["generate", prompt, "--preset", "pocket", "--seed", "5", "--out", str(tmp_path)]) == 0
+    with Image.open(capsys.readouterr().out.strip()) as image:
+        picture = np.asarray(image)
+    seen = only_thing(picture)
+    assert seen is not None
+    assert (seen.shape, seen.colour, backdrop_colours(picture)[0]) == (shape, colour, ground)
+
+
+def test_the_prompt_and_not_the_seed_decides(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The same noise, another word: only that word's part of the picture changes."""
+    colours = []
+    for colour in ("red", "green"):
+        prompt = f"a {colour} circle on a white background"
+        assert cli.main(["generate", prompt, "--preset", "pocket", "--seed", "8", "--out", str(tmp_path)]) == 0
+        with Image.open(capsys.readouterr().out.strip()) as image:
+            seen = only_thing(np.asarray(image))
+        assert seen is not None and seen.shape == "circle"
+        colours.append(seen.colour)
+    assert colours == ["red", "green"]
