@@ -184,9 +184,7 @@ class Engine:
     def render(self, recipe: Recipe, watch: Watch = SILENT) -> Rendered:
         """Make the picture of one recipe. Raises the subclasses of :class:`~fooocus.errors.FooocusError`."""
         sampler = sampler_named(recipe.sampler)
-        sigmas_for(
-            sampler, recipe.schedule, recipe.steps, sdxl_table()
-        )  # refuses what cannot be spaced, before loading
+        sigmas_for(sampler, recipe.schedule, recipe.steps, sdxl_table())  # refuses the impossible before loading
         files = self._find(recipe)
         self._memory.keep_only(files.all())
         if self._config.metadata:

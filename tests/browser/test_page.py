@@ -288,13 +288,13 @@ def test_a_preset_sets_everything_and_reset_takes_it_back(page_server: StartPage
     visitor.page.click("#field-preset input")
     visitor.page.get_by_role("option", name="Pocket").click()
     visitor.page.wait_for_function(
-        "document.querySelector('#field-size input, #field-size textarea').value === '288x224'"
+        "document.querySelector('#field-size input, #field-size textarea').value === '144x112'"
     )
     visitor.page.wait_for_selector("#shapes label.selected")
     assert shape() == "4:3"
     visitor.page.get_by_text("16:9", exact=True).click()
     visitor.page.wait_for_function(
-        "document.querySelector('#field-size input, #field-size textarea').value === '336x192'"
+        "document.querySelector('#field-size input, #field-size textarea').value === '168x96'"
     )
     visitor.page.click("#every-shape")
     assert visitor.page.locator("#shapes label:visible").count() == 26
