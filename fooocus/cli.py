@@ -24,9 +24,9 @@ from fooocus.config import Config, load_config
 from fooocus.errors import ConfigError, FooocusError, RequestError, StorageError
 from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Saved, Stage, Step
 from fooocus.images.findings import Known
-from fooocus.prompt.library import Library, load_library
 from fooocus.prompt.plan import again, plan, with_seed
 from fooocus.prompt.presets import layered
+from fooocus.prompt.stock import Stock, load_stock
 from fooocus.request import MAX_SEED, NONE, Request, parse_lora, parse_size
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _page(parsed: argparse.Namespace) -> int:
         print(f"The page is at {url} - close this window or press Ctrl+C to end.", flush=True)
 
     config = _config(parsed)
-    app.run_page(config, _request(parsed, _beginning(parsed, config, load_library(config.styles_folder))), ready)
+    app.run_page(config, _request(parsed, _beginning(parsed, config, load_stock(config.styles_folder))), ready)
     return 0
 
 
@@ -102,12 +102,12 @@ def _generate(parsed: argparse.Namespace) -> int:
     if parsed.prompt is None:
         parsed.prompt = parsed.text
     config = _config(parsed)
-    library = load_library(config.styles_folder)
-    for problem in library.problems:
+    stock = load_stock(config.styles_folder)
+    for problem in stock.problems:
         print(problem, file=sys.stderr)
-    request = with_seed(_request(parsed, _beginning(parsed, config, library)), lambda: secrets.randbelow(MAX_SEED + 1))
+    request = with_seed(_request(parsed, _beginning(parsed, config, stock)), lambda: secrets.randbelow(MAX_SEED + 1))
     if parsed.dry_run:
-        recipes = plan(request, library.styles, library.lists)
+        recipes = plan(request, stock.styles, stock.lists)
         print(json.dumps([recipe.to_json() for recipe in recipes], indent=2))
         return 0
     codes: list[int] = []
@@ -170,15 +170,15 @@ def _first_run(parsed: argparse.Namespace) -> FirstRun:
     from fooocus import app
 
     config = _config(parsed)
-    return app.first_run(config, _beginning(parsed, config, load_library(config.styles_folder)), os.environ)
+    return app.first_run(config, _beginning(parsed, config, load_stock(config.styles_folder)), os.environ)
 
 
-def _beginning(parsed: argparse.Namespace, config: Config, library: Library) -> Request:
+def _beginning(parsed: argparse.Namespace, config: Config, stock: Stock) -> Request:
     """Return what the options are put over: a picture's settings, or preset and config file on the defaults."""
     if parsed.source and parsed.preset:
         raise RequestError("preset", "Both --from and --preset are given.", "Choose one to begin with.")
     if parsed.preset:
-        return layered(library.presets.find(parsed.preset).values, config.request)
+        return layered(stock.presets.find(parsed.preset).values, config.request)
     if not parsed.source:
         return layered(config.request)
     from fooocus.images.foreign import read_settings  # brings Pillow, which other commands do without
@@ -186,13 +186,13 @@ def _beginning(parsed: argparse.Namespace, config: Config, library: Library) -> 
 
     source = Path(parsed.source)
     if source.suffix.lower() == ".json" and (recipe := read_recipe(source)):
-        return again(recipe, library.styles, library.lists)
-    found = read_settings(source, Known(styles=library.styles.names))
+        return again(recipe, stock.styles, stock.lists)
+    found = read_settings(source, Known(styles=stock.styles.names))
     if found is None:
         raise RequestError("from", f"{source} carries no settings.", "Choose a picture made by this or a like program.")
     for warning in found.warnings:
         print(warning, file=sys.stderr)
-    return again(found.recipe, library.styles, library.lists) if found.recipe else layered(found.values)
+    return again(found.recipe, stock.styles, stock.lists) if found.recipe else layered(found.values)
 
 
 def _tell_json(event: Event) -> None:

@@ -20,7 +20,7 @@ def doctor(run: FirstRun, measured_seconds: float | None = None) -> Iterator[str
     yield from lines(run.survey(measured_seconds))
     if run.searching:
         yield "The search for copies on this disk has not ended; start the page to let it end."
-    for file in run.library.found:
+    for file in run.shelves.found:
         if file.content.problem:
             yield f"Not usable: {file.path}: {file.content.problem}"
         elif file.misplaced:

@@ -22,7 +22,7 @@ from fooocus.models.hashes import FileMemory, Stamp
 from fooocus.models.hub import HUB, without_login
 from fooocus.models.partfile import Disk, tidy
 from fooocus.models.report import Survey, survey
-from fooocus.models.scan import Found, Library
+from fooocus.models.scan import Found, Shelves
 from fooocus.models.troubles import DownloadError
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class FirstRun:
         self._copies: tuple[Copy, ...] = ()
         self._search: threading.Thread | None = None
         self._computer: Computer | None = None
-        self.library = Library(places.folders, self._memory, lambda: placed(places.data))
+        self.shelves = Shelves(places.folders, self._memory, lambda: placed(places.data))
         self.fetcher = Fetcher(places.models, places.data, settings, done=lambda path: self.refresh())
 
     @property
@@ -76,7 +76,7 @@ class FirstRun:
 
     def refresh(self) -> None:
         """Look through the folders of models again, in the background."""
-        self.library.start(self._stop)
+        self.shelves.start(self._stop)
 
     def survey(self, measured_seconds: float | None = None) -> Survey:
         """Say how things are now; ``measured_seconds`` is what a picture took here, if one was made."""
@@ -135,13 +135,13 @@ class FirstRun:
 
     def _elsewhere_but_in_use(self) -> dict[str, Path]:
         """Return the files that are used where they are, by name: noted in place, or in a folder of the settings."""
-        files = {PurePosixPath(file.name).name: file.path for file in self.library.found if _usable(file)}
+        files = {PurePosixPath(file.name).name: file.path for file in self.shelves.found if _usable(file)}
         return files | {name: path for named in placed(self._places.data).values() for name, path in named.items()}
 
     def _problems(self) -> dict[Path, str]:
         """Say why files where wanted ones belong are no models; one whose hash was found right is what was wanted."""
         hashes = {entry.target(self._places.models): entry.sha256 for entry in self.wanted}
-        broken = [file for file in self.library.found if file.path in hashes and _is_broken(file)]
+        broken = [file for file in self.shelves.found if file.path in hashes and _is_broken(file)]
         known = {file.path: self._memory.known_sha256(file.stamp) for file in broken}
         return {
             file.path: file.content.problem
@@ -157,7 +157,7 @@ class FirstRun:
                 _log.debug("%s is not tidied up: %s", entry.name, error)
 
     def _look_around(self) -> None:
-        self.library.refresh(self._stop)
+        self.shelves.refresh(self._stop)
         self._tidy()
         used = self._elsewhere_but_in_use()
         missing = [e for e in self.wanted if e.name not in used and not e.target(self._places.models).exists()]

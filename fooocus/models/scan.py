@@ -50,7 +50,7 @@ class Found:
         return not self.content.problem and self.content.kind != self.shelf
 
 
-class Library:
+class Shelves:
     """The files found by the last :meth:`refresh`; asking never touches the disk except for the file asked for.
 
     ``folders`` are looked through by kind; the first of several files of one name wins. ``placed`` are single files

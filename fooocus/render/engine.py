@@ -40,8 +40,8 @@ from fooocus.loading.memory import Memory
 from fooocus.models.catalogue import FOLDERS
 from fooocus.models.elsewhere import placed
 from fooocus.models.hashes import FileMemory
-from fooocus.prompt.library import load_library
 from fooocus.prompt.plan import plan
+from fooocus.prompt.stock import load_stock
 from fooocus.render.conditioning import Prompts, predictor, sizes_at
 from fooocus.render.hashes import FileHashes
 from fooocus.render.interrupt import interruptible
@@ -239,8 +239,8 @@ class Engine:
         )
 
     def _plan(self, request: Request) -> tuple[Recipe, ...]:
-        library = load_library(self._config.styles_folder)
-        return plan(request, library.styles, library.lists)
+        stock = load_stock(self._config.styles_folder)
+        return plan(request, stock.styles, stock.lists)
 
     def _save(self, path: Path, image: Image.Image, recipe: Recipe, format: Format, watch: Watch) -> Path:
         """Save a picture with its recipe; one that its format has no room for is saved beside it."""

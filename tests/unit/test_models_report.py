@@ -208,8 +208,8 @@ def test_what_is_on_the_disk_is_used_and_the_rest_fetched(tmp_path: Path, home: 
         assert list(run.fetcher.watch(0.02))[-1].ended
         assert [file.state for file in run.survey().files] == ["here"] * 3
         assert run.survey().bytes_to_fetch == 0
-        run.library.refresh()
-        (used,) = [file for file in run.library.found if file.name == two.name]
+        run.shelves.refresh()
+        (used,) = [file for file in run.shelves.found if file.name == two.name]
         assert used.path == there / f"other {two.name}"
         assert {asked.path for asked in hub.asked} == {f"/bytes/{three.name}"}
         run.close()
@@ -238,7 +238,7 @@ def test_the_commands_link_what_is_there_and_fetch_the_rest(tmp_path: Path, home
         assert [file.state for file in run.survey().files] == ["here", "here"]
         assert told[-1].files[0].name == two.name and len(hub.asked) == 1
         (tmp_path / "apps" / "ours" / "models" / "loras" / "bad.safetensors").write_bytes(b"noise")
-        run.library.refresh()
+        run.shelves.refresh()
         assert any(line.startswith("Not usable") and "bad.safetensors" in line for line in doctor(run))
         with pytest.raises(MissingModel, match=r"nosuch\.safetensors is not in the catalogue"):
             fetch(run, ["nosuch.safetensors"], told.append)
@@ -252,7 +252,7 @@ def test_half_a_file_does_not_count_as_here(tmp_path: Path, home: Path) -> None:
         target = tmp_path / "apps" / "ours" / "models" / "loras" / file.name
         target.parent.mkdir(parents=True)
         target.write_bytes(file.read(0, 10))
-        run.library.refresh()
+        run.shelves.refresh()
         found = run.survey()
         assert found.files[0].state == "unusable" and found.bytes_to_fetch == file.size
         said = "\n".join(lines(found))
@@ -282,7 +282,7 @@ def test_what_was_found_right_counts_as_here_whatever_it_is(tmp_path: Path, home
     with FakeHub(file) as hub:
         run = first_run(tmp_path, [file, copied], {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf")})
         fetch(run, None, lambda progress: None)
-        run.library.refresh()
-        assert all(found.content.problem for found in run.library.found)
+        run.shelves.refresh()
+        assert all(found.content.problem for found in run.shelves.found)
         assert [file.state for file in run.survey().files] == ["here", "here"]
         run.close()

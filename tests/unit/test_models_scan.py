@@ -19,7 +19,7 @@ from fooocus.models.catalogue import CATALOGUE, Entry, Kind, choose, load_catalo
 from fooocus.models.elsewhere import Copy, find_copies, link, placed, use_in_place, usual_places
 from fooocus.models.hashes import Content, FileMemory, Stamp
 from fooocus.models.recognise import recognise, recognise_file
-from fooocus.models.scan import Library
+from fooocus.models.scan import Shelves
 from tests.layouts import BASE, LORA, REFINER, real_file, write_sparse
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,12 +37,12 @@ def memory(tmp_path: Path) -> FileMemory:
 
 
 @pytest.fixture
-def library(tmp_path: Path, memory: FileMemory) -> Library:
+def shelves(tmp_path: Path, memory: FileMemory) -> Shelves:
     folders: dict[Kind, tuple[Path, ...]] = {
         "checkpoint": (tmp_path / "checkpoints",),
         "lora": (tmp_path / "loras", tmp_path / "more"),
     }
-    return Library(folders, memory)
+    return Shelves(folders, memory)
 
 
 @pytest.mark.parametrize(
@@ -88,58 +88,58 @@ def test_a_file_that_is_no_model_says_what_it_is(tmp_path: Path) -> None:
     assert "web page" in recognise_file(page).problem
 
 
-def test_files_are_known_by_what_they_are_and_not_by_their_folder(library: Library, tmp_path: Path) -> None:
+def test_files_are_known_by_what_they_are_and_not_by_their_folder(shelves: Shelves, tmp_path: Path) -> None:
     model(tmp_path / "checkpoints" / "wrong place.safetensors")
     model(tmp_path / "loras" / "people" / "ann.safetensors")
     (tmp_path / "loras" / "old.ckpt").write_bytes(b"\x80\x02")
     (tmp_path / "loras" / "begun.safetensors.part").write_bytes(b"x")
     (tmp_path / "loras" / ".hidden.safetensors").write_bytes(b"x")
-    library.refresh()
-    assert library.names("lora") == ["people/ann.safetensors", "wrong place.safetensors"]
-    assert library.names("checkpoint") == []
-    assert library.resolve("lora", "Wrong Place").misplaced
-    assert not library.resolve("lora", "ann").misplaced
-    (problem,) = [file for file in library.found if file.content.problem]
+    shelves.refresh()
+    assert shelves.names("lora") == ["people/ann.safetensors", "wrong place.safetensors"]
+    assert shelves.names("checkpoint") == []
+    assert shelves.resolve("lora", "Wrong Place").misplaced
+    assert not shelves.resolve("lora", "ann").misplaced
+    (problem,) = [file for file in shelves.found if file.content.problem]
     assert problem.name == "old.ckpt" and "pickle" in problem.content.problem
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..\\secret", "C:\\x", "", "ann/../../x", "\x00"])
-def test_a_name_is_never_a_path(library: Library, tmp_path: Path, name: str) -> None:
+def test_a_name_is_never_a_path(shelves: Shelves, tmp_path: Path, name: str) -> None:
     model(tmp_path / "secret.safetensors")
     model(tmp_path / "loras" / "ann.safetensors")
-    library.refresh()
+    shelves.refresh()
     with pytest.raises(MissingModel, match="There is no lora named"):
-        library.resolve("lora", name)
+        shelves.resolve("lora", name)
 
 
-def test_names_fit_with_and_without_suffix_folder_and_capitals(library: Library, tmp_path: Path) -> None:
+def test_names_fit_with_and_without_suffix_folder_and_capitals(shelves: Shelves, tmp_path: Path) -> None:
     path = model(tmp_path / "loras" / "people" / "Ann.safetensors")
     model(tmp_path / "loras" / "bob.safetensors")
     model(tmp_path / "more" / "bob.safetensors")
     model(tmp_path / "loras" / "a" / "two.safetensors")
     model(tmp_path / "loras" / "b" / "two.safetensors")
-    library.refresh()
+    shelves.refresh()
     for name in ("people/Ann.safetensors", "people\\Ann", "Ann", "ann", "ANN.SAFETENSORS"):
-        assert library.resolve("lora", name).path == path
-    assert library.resolve("lora", "bob").folder == tmp_path / "loras"  # the first folder wins
+        assert shelves.resolve("lora", name).path == path
+    assert shelves.resolve("lora", "bob").folder == tmp_path / "loras"  # the first folder wins
     with pytest.raises(ModelError, match=r"a/two.safetensors or b/two.safetensors"):
-        library.resolve("lora", "two")
+        shelves.resolve("lora", "two")
     with pytest.raises(MissingModel, match=r"Did you mean people/Ann.safetensors"):
-        library.resolve("lora", "anne")
+        shelves.resolve("lora", "anne")
 
 
-def test_a_file_that_vanishes_while_chosen_is_named(library: Library, tmp_path: Path) -> None:
+def test_a_file_that_vanishes_while_chosen_is_named(shelves: Shelves, tmp_path: Path) -> None:
     path = model(tmp_path / "loras" / "ann.safetensors")
-    library.refresh()
+    shelves.refresh()
     path.unlink()
     with pytest.raises(MissingModel, match=r"ann.safetensors was there and is gone"):
-        library.resolve("lora", "ann")
-    library.refresh()
-    assert library.names("lora") == []
+        shelves.resolve("lora", "ann")
+    shelves.refresh()
+    assert shelves.names("lora") == []
 
 
 def test_only_new_and_changed_files_are_opened(
-    library: Library, tmp_path: Path, memory: FileMemory, monkeypatch: pytest.MonkeyPatch
+    shelves: Shelves, tmp_path: Path, memory: FileMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
 
@@ -149,35 +149,35 @@ def test_only_new_and_changed_files_are_opened(
 
     monkeypatch.setattr(scan, "recognise_file", counted)
     first, second = model(tmp_path / "loras" / "a.safetensors"), model(tmp_path / "loras" / "b.safetensors")
-    library.refresh()
-    library.refresh()
+    shelves.refresh()
+    shelves.refresh()
     assert sorted(opened) == ["a.safetensors", "b.safetensors"]
     os.utime(first, ns=(1, 1))
     model(second, {"decoder.conv_in.weight": (512, 4, 3, 3)})
-    library.refresh()
+    shelves.refresh()
     assert sorted(opened[2:]) == ["a.safetensors", "b.safetensors"]
-    assert library.names("vae") == ["b.safetensors"]
+    assert shelves.names("vae") == ["b.safetensors"]
 
 
-def test_five_thousand_files_are_listed_in_under_two_seconds(library: Library, tmp_path: Path) -> None:
+def test_five_thousand_files_are_listed_in_under_two_seconds(shelves: Shelves, tmp_path: Path) -> None:
     source = model(tmp_path / "source.safetensors")
     for number in range(5000):
         target = tmp_path / "loras" / f"{number % 50}" / f"{number}.safetensors"
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(source, target)
-    library.refresh()
+    shelves.refresh()
     began = time.process_time()
-    assert len(library.refresh()) == 5000
-    assert len(library.names("lora")) == 5000
+    assert len(shelves.refresh()) == 5000
+    assert len(shelves.names("lora")) == 5000
     assert time.process_time() - began < 2.0
 
 
-def test_a_link_that_leads_upwards_ends(library: Library, tmp_path: Path) -> None:
+def test_a_link_that_leads_upwards_ends(shelves: Shelves, tmp_path: Path) -> None:
     model(tmp_path / "loras" / "ann.safetensors")
     (tmp_path / "loras" / "again").symlink_to(tmp_path / "loras", target_is_directory=True)
     (tmp_path / "loras" / "broken.safetensors").symlink_to(tmp_path / "nothing")
-    library.refresh()
-    assert library.names("lora") == ["ann.safetensors"]
+    shelves.refresh()
+    assert shelves.names("lora") == ["ann.safetensors"]
 
 
 @pytest.mark.parametrize("content", [b"not a database, but long enough to be taken for one" * 30, b""])
@@ -192,11 +192,11 @@ def test_a_damaged_memory_only_costs_time(tmp_path: Path, content: bytes) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
-def test_names_that_are_no_text_do_not_hide_the_others(library: Library, memory: FileMemory, tmp_path: Path) -> None:
+def test_names_that_are_no_text_do_not_hide_the_others(shelves: Shelves, memory: FileMemory, tmp_path: Path) -> None:
     model(tmp_path / "loras" / "ann.safetensors")
     odd = model(Path(os.fsdecode(os.fsencode(tmp_path / "loras") + b"/\xff.safetensors")))
-    library.refresh()
-    assert library.names("lora") == ["ann.safetensors"]
+    shelves.refresh()
+    assert shelves.names("lora") == ["ann.safetensors"]
     digest = memory.sha256(odd, threading.Event())
     memory.remember_contents([(Stamp.of(odd), Content("lora", "sdxl"))])
     assert digest == memory.sha256(odd, threading.Event()) and memory.known_sha256(Stamp.of(odd)) is None
@@ -257,11 +257,11 @@ def test_a_copy_is_linked_or_used_in_place(tmp_path: Path, memory: FileMemory) -
     use_in_place(copy, tmp_path / "data")
     use_in_place(copy, tmp_path / "data")
     assert placed(tmp_path / "data") == {"lora": {"wanted.safetensors": source}}
-    library = Library({}, memory, lambda: placed(tmp_path / "data"))
-    library.refresh()
-    assert library.resolve("lora", "wanted").path == source
+    shelves = Shelves({}, memory, lambda: placed(tmp_path / "data"))
+    shelves.refresh()
+    assert shelves.resolve("lora", "wanted").path == source
     source.unlink()
-    assert library.refresh() == ()
+    assert shelves.refresh() == ()
 
 
 # The catalogue.

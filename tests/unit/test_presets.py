@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fooocus.errors import RequestError
-from fooocus.prompt.library import Library, load_library
 from fooocus.prompt.plan import plan
 from fooocus.prompt.presets import Preset, layered, load_presets
+from fooocus.prompt.stock import Stock, load_stock
 from fooocus.prompt.styles import load_styles
 from fooocus.request import Request, Size
 
@@ -80,13 +80,13 @@ def test_bad_files_are_reported(tmp_path: Path) -> None:
 
 
 def test_the_library_is_the_whole_folder(tmp_path: Path) -> None:
-    library = load_library(STYLES)
-    assert library.problems == ()
-    assert "cinematic-default" in library.styles.names
-    assert "animal" in library.lists.names
-    assert library.presets == PRESETS
+    stock = load_stock(STYLES)
+    assert stock.problems == ()
+    assert "cinematic-default" in stock.styles.names
+    assert "animal" in stock.lists.names
+    assert stock.presets == PRESETS
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     (tmp_path / "wildcards").mkdir()
     (tmp_path / "wildcards" / "empty.txt").write_text("", encoding="utf-8")
-    assert len(load_library(tmp_path).problems) == 2
-    assert load_library(tmp_path / "nowhere") == Library()
+    assert len(load_stock(tmp_path).problems) == 2
+    assert load_stock(tmp_path / "nowhere") == Stock()

@@ -206,7 +206,7 @@ def test_a_file_in_an_extra_folder_is_here_and_the_settings_arrive(tmp_path: Pat
     write_sparse(extra / "Lora" / LORA, {"lora_unet_middle_block_1_attn2_to_k.lora_down.weight": (8, 2048)}, {})
     run.close()
     run = app.first_run(load_config(given, {}, tmp_path / "none.json"), Request(), {"HF_HOME": str(tmp_path / "hf")})
-    run.library.refresh()
+    run.shelves.refresh()
     assert [file.entry.name for file in run.survey().files if file.state == "here"] == [LORA]
     with pytest.raises(ConfigError, match="ftp:/x"):
         run.fetch()

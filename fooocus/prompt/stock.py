@@ -11,7 +11,7 @@ from fooocus.prompt.wildcards import WordLists, load_word_lists
 
 
 @dataclasses.dataclass(frozen=True)
-class Library:
+class Stock:
     """Hold what prompts and requests may name."""
 
     styles: Styles = dataclasses.field(default_factory=Styles)
@@ -24,6 +24,6 @@ class Library:
         return self.styles.problems + self.lists.problems + self.presets.problems
 
 
-def load_library(folder: Path) -> Library:
+def load_stock(folder: Path) -> Stock:
     """Read the styles folder; a file that cannot be read is a problem, a missing folder is an empty one."""
-    return Library(load_styles(folder), load_word_lists(folder / "wildcards"), load_presets(folder / "presets"))
+    return Stock(load_styles(folder), load_word_lists(folder / "wildcards"), load_presets(folder / "presets"))
