@@ -27,6 +27,7 @@ from fooocus.ui.choices import choices, shown
 from fooocus.ui.controls import build_group, initial, restorable, row_of
 from fooocus.ui.fields import BY_NAME, Group, gather, to_request
 from fooocus.ui.guard import owner_of
+from fooocus.ui.hints import hints
 from fooocus.ui.stream import ACTIVE, View, Watcher
 from fooocus.ui.welcome import Welcome
 
@@ -128,6 +129,7 @@ class Page:
                 self._skip = gr.Button("Skip", elem_id="skip")
                 self._stop = gr.Button("Stop", elem_id="stop")
             self._problem = gr.HTML("", elem_id="problem", apply_default_css=False, js_on_load=None)
+            self._hint = gr.HTML("", elem_id="hint", apply_default_css=False, js_on_load=None)
             with gr.Row(elem_id="foot"):
                 self._advanced = gr.Checkbox(False, label="Advanced", container=False, elem_id="advanced-switch")
                 self._status = gr.HTML("", elem_id="status", apply_default_css=False, js_on_load=None)
@@ -154,6 +156,7 @@ class Page:
             **quiet,
         )
         self._tab.change(self._watch, self._tab, self._stage, trigger_mode="always_last", **quiet)
+        prompt.change(self._check, prompt, self._hint, trigger_mode="always_last", queue=False, **quiet)
         settings = [control for name, control in self._controls.items() if name != "prompt"]
         self._preset.input(self._take_preset, self._preset, [*settings, self._problem], queue=False, **quiet)
         self._reset.click(self._take_defaults, None, [*settings, self._preset], queue=False, **quiet)
@@ -201,6 +204,10 @@ class Page:
             return answer | self._marked(error)
         answer[self._tab] = " ".join([*str(given[self._tab] or "").split(), id][-_KEPT_IDS:])
         return answer
+
+    def _check(self, prompt: str) -> str:
+        """Say what in the prompt will not work."""
+        return hints(prompt or "", self._config)
 
     def _take_preset(self, name: str | None) -> dict[Any, Any]:
         """Set every control but the prompt as a preset says; its file is read now, as it may be new."""

@@ -394,3 +394,14 @@ def test_the_main_states_fit_and_are_drawn(large_server: PageServer, visit: Visi
     visitor.generate("broken")
     visitor.wait_phase("failed")
     look("error")
+
+
+def test_what_will_not_work_is_said_while_it_is_typed(page_server: StartPage, visit: Visit) -> None:
+    server = page_server(config={"styles_folder": str(ROOT / "styles")})
+    visitor = visit(server.url)
+    visitor.page.type("#field-prompt textarea", "a (red fox with __nolist__")
+    visitor.page.wait_for_selector("#hint .hint code")
+    visitor.page.wait_for_function("document.querySelector('#hint').innerText.includes('__nolist__')")
+    visitor.shoot("1440-light-hint")
+    visitor.type_prompt("a (red) fox with __animal__")
+    visitor.page.wait_for_function("!document.querySelector('#hint .hint')")
