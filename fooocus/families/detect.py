@@ -9,6 +9,7 @@ from fooocus.families.layout import LayoutError, UnsupportedLayout
 from fooocus.families.records import Architecture, Blueprint, Shapes
 from fooocus.families.sdxl import find_family, read_sdxl, read_vae_alone
 from fooocus.families.sdxl_vae import is_vae
+from fooocus.models.recognise import LORA_PARTS
 
 _DAMAGED = "The file is damaged or made by a tool this program does not know; get it again from its source."
 _SDXL = "Choose an SDXL checkpoint, a single .safetensors file of about 6 GB."
@@ -17,17 +18,7 @@ _SDXL = "Choose an SDXL checkpoint, a single .safetensors file of about 6 GB."
 _FOREIGN: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "a LoRA, an addition to a checkpoint and not one itself",
-        (
-            ".lora_up.",
-            ".lora_down.",
-            ".lora_A.",
-            ".lora_B.",
-            ".lora.up.",
-            ".lora.down.",
-            ".hada_w1",
-            ".lokr_w",
-            "_lora.up",
-        ),
+        LORA_PARTS,
         "Put it into models/loras and choose it under LoRA; choose an SDXL checkpoint as the model.",
     ),
     (

@@ -15,7 +15,8 @@ from fooocus.models.header import read_header
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_LORA = (
+# What a name holds if its tensor is part of a LoRA, of any of the kinds that trainers write.
+LORA_PARTS = (
     ".lora_up.",
     ".lora_down.",
     ".lora_A.",
@@ -30,20 +31,6 @@ _CONTROL = ("control_model.", "controlnet_", "input_hint_block.")
 _UNET = "model.diffusion_model."
 # Width of the text that a network reads, which is how its LoRAs and embeddings are told apart.
 _CONTEXT = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
-_TITLES = {
-    "sdxl": "SDXL",
-    "sdxl_base": "SDXL base",
-    "sdxl_refiner": "SDXL refiner",
-    "sd1": "Stable Diffusion 1",
-    "sd2": "Stable Diffusion 2",
-    "sd3": "Stable Diffusion 3",
-    "flux": "Flux",
-}
-
-
-def family_title(family: str) -> str:
-    """Return the family's name for a person; an empty text for the unknown."""
-    return _TITLES.get(family, "")
 
 
 def recognise_file(path: Path) -> Content:
@@ -60,7 +47,7 @@ def recognise(shapes: Shapes, metadata: Mapping[str, str]) -> Content:
 
     Families are sdxl_base, sdxl_refiner, sdxl (for what is added to them), sd1, sd2, sd3, flux, or empty.
     """
-    if any(mark in name for name in shapes for mark in _LORA):
+    if any(mark in name for name in shapes for mark in LORA_PARTS):
         return Content("lora", _lora_family(shapes, metadata))
     if any(name.startswith(_CONTROL) for name in shapes):
         return Content("unknown", "", "It is a ControlNet, which is not a checkpoint.")
