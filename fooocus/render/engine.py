@@ -127,6 +127,7 @@ class Engine:
         self._catalog = Catalog(folders, lambda: placed(config.data), outside=outside)
         self._hashes = FileHashes(FileMemory(config.data / "models.sqlite"))
         self._embeddings = Embeddings(config.folders("embeddings"))
+        self._texts: dict[Role, tuple[tuple[object, ...], Prompts]] = {}  # what was encoded last, and from what
         logging.getLogger("fooocus.render").info("computing on %s", self._device.reason)
 
     def run(self, job: WorkItem, emit: Emit, control: Control) -> None:
@@ -137,6 +138,7 @@ class Engine:
         done = {saved.picture for saved in job.saved}
         latents = self._latents_file and LatentsFile(self._latents_file, recipes)
         told: set[str] = set()
+        self._texts.clear()  # an embedding or a LoRA file may be another one since the last job
         emit(Notice(f"Computing on {self._device.reason}."))
         for number, recipe in enumerate(recipes, 1):
             control.check()
@@ -269,7 +271,7 @@ class Engine:
     def _denoiser(self, placed: ExitStack, path: Path, role: Role, recipe: Recipe, watch: Watch) -> Denoise:
         """Return the denoise function of one model; its UNet is brought to the device at the first call."""
         architecture = self._memory.architecture(path, role)
-        prompts = self.read(path, role, recipe)
+        prompts = self._prompts(path, role, recipe)
         sizes = sizes_at(recipe, architecture.family)
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
 
@@ -284,6 +286,14 @@ class Engine:
             return denoiser(predict, table, architecture.prediction, recipe.guidance)
 
         return lambda x, sigma: ready()(x, sigma)
+
+    def _prompts(self, path: Path, role: Role, recipe: Recipe) -> Prompts:
+        """Return the encoded texts; the pictures of a job mostly share theirs, and then share this as well."""
+        loras = recipe.loras if role == "base" else ()
+        key = (path, recipe.positive_text, recipe.negative_text, recipe.clip_skip, loras)
+        if role not in self._texts or self._texts[role][0] != key:
+            self._texts[role] = key, self.read(path, role, recipe)
+        return self._texts[role][1]
 
     def read(self, path: Path, role: Role, recipe: Recipe) -> Prompts:
         """Encode both texts of a recipe with the text encoders of one prepared model."""

@@ -120,6 +120,24 @@ def test_picture_i_is_the_picture_of_seed_plus_i_alone(engine: Engine, request_:
     assert Path(third.path).read_bytes() == Path(alone[-1].paths[0]).read_bytes()  # type: ignore[union-attr]
 
 
+def test_texts_are_encoded_once_for_the_pictures_that_share_them(
+    engine: Engine, request_: Request, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = engine.read
+
+    def counted(path: Path, role: Any, recipe: Recipe) -> Prompts:
+        read.append(f"{role}: {recipe.positive_text}")
+        return original(path, role, recipe)
+
+    monkeypatch.setattr(engine, "read", counted)
+    request = with_refiner(dataclasses.replace(request_, count=2), tiny)
+    run(engine, request)
+    assert read == ["base: a red circle", "refiner: a red circle"]
+    run(engine, dataclasses.replace(request, prompt="a fox\na cat", lines="each", count=1))
+    assert read[2:] == ["base: a fox", "refiner: a fox", "base: a cat", "refiner: a cat"]
+
+
 def test_latents_hold_one_entry_per_picture(engine: Engine, request_: Request, tmp_path: Path) -> None:
     run(engine, dataclasses.replace(request_, count=2))
     assert load_file(tmp_path / "latents.safetensors")["latent"].shape == (2, 4, 8, 8)
