@@ -52,8 +52,13 @@ RECALL = """() => {
   return JSON.stringify({values, jobs: sessionStorage.getItem("fooocus.jobs") || ""})
 }"""
 
+# What was typed while the page was still loading is worth more than what is remembered.
 RECALL_PROMPT = """() => {
-  try { return JSON.parse(localStorage.getItem("fooocus.values") || "{}").prompt ?? %s } catch { return "" }
+  const begin = %s
+  let kept
+  try { kept = JSON.parse(localStorage.getItem("fooocus.values") || "{}").prompt } catch { kept = "" }
+  const typed = document.querySelector("#field-prompt textarea")?.value ?? ""
+  return typed && typed !== begin ? typed : kept ?? begin
 }"""
 JOIN_IDS = """(found, tab) => {
   return [...new Set([...found.split(" "), ...tab.split(" ")])].filter(Boolean).join(" ")

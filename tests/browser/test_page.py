@@ -145,6 +145,30 @@ def test_a_killed_worker_leaves_a_page_that_makes_the_next_picture(server: PageS
     visitor.wait_phase("finished", 30)
 
 
+def test_what_is_typed_while_the_page_loads_is_kept(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    # Types at the very moment in which the page looks up what it remembers.
+    visitor.page.add_init_script(
+        """const read = Storage.prototype.getItem
+        Storage.prototype.getItem = function (key) {
+          const box = key === "fooocus.values" && document.querySelector("#field-prompt textarea")
+          if (box && !window.typed) {
+            window.typed = true
+            box.value = "early bird"
+            box.dispatchEvent(new Event("input", { bubbles: true }))
+          }
+          return read.call(this, key)
+        }"""
+    )
+    visitor.open()
+    visitor.page.wait_for_function("window.typed")
+    visitor.page.wait_for_timeout(300)
+    assert visitor.page.input_value("#field-prompt textarea") == "early bird"
+    visitor.page.press("#field-prompt textarea", "Enter")
+    visitor.wait_phase("finished")
+    assert b"early bird" in server.pictures()[-1].read_bytes()
+
+
 def test_an_invalid_size_answers_beside_its_field_and_makes_no_job(server: PageServer, visit: Visit) -> None:
     visitor = visit(server.url)
     visitor.open_advanced("Settings")
