@@ -25,8 +25,8 @@ from fooocus.request import LoraUse, Request, Size
 from pocket import checker, exams
 from pocket.drawing import Frame, paint
 from pocket.exams import HELD_OUT, Case, Score
-from pocket.export import BASE, LORA, REFINER
 from pocket.judge import JUDGE, load_judge
+from pocket.names import BASE, LORA, REFINER
 from pocket.words import STYLES_FOLDER
 from pocket.world import SHAPES, Scene
 

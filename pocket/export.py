@@ -20,12 +20,12 @@ from fooocus.families.tokenizer import VOCABULARY
 from pocket import names
 from pocket.latents import load_vae
 from pocket.lora import RANK, OffsetLora
+from pocket.names import BASE, LORA, REFINER
 from pocket.networks import HEAD_WIDTH, PLANS, POOLED_WIDTH, TEXT_HEADS, Plan, make_base, make_refiner
 from pocket.stages import text_encoders
 from pocket.training import Bench, averaged
 from pocket.words import STRANGER, Words
 
-BASE, REFINER, LORA = "pocket_base.safetensors", "pocket_refiner.safetensors", "pocket_offset_lora.safetensors"
 MOST_BYTES = 30_000_000
 """What the files may weigh together."""
 

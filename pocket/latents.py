@@ -6,7 +6,6 @@ phrasing of its caption each time it is used.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from pocket.networks import LATENT_SCALE, Plan, make_vae
 from pocket.samples import Sample, level_at, pictures, samples
-from pocket.training import Bench, OutOfTime, averaged
+from pocket.training import Bench, OutOfTime, averaged, keep
 from pocket.vae import standardise
 from pocket.words import Words
 from pocket.world import Level, Scene, scene
@@ -47,14 +46,14 @@ def make_latents(plan: Plan, bench: Bench) -> None:
         drawn = samples(0, _MEASURED, plan.sizes[0], "all", workers=bench.workers)
         mean, spread = standardise(vae, (pictures(found).to(bench.device) for found in _bundles(drawn)))
         bench.say(f"latents: mean {mean.tolist()}, spread {spread.tolist()} before")
-        _save(vae.state_dict(), bench, "vae_unit")
+        keep(vae.state_dict(), bench.path("vae_unit"))
     vae = load_vae(plan, bench)
     for level, size, count in shelves(plan):
         name = shelf_name(level, size)
         if bench.path(name).exists():
             continue
         drawn = samples(0, count, size, level, workers=bench.workers)
-        _save(_encode(vae, drawn, bench), bench, name)
+        keep(_encode(vae, drawn, bench), bench.path(name))
         bench.say(f"{name}: {count} pictures")
 
 
@@ -124,9 +123,3 @@ def _encode(vae: AutoencoderKL, drawn: Iterator[Sample], bench: Bench) -> dict[s
 def _bundles(drawn: Iterator[Sample]) -> Iterator[Sequence[Sample]]:
     while found := list(islice(drawn, _ENCODED_AT_ONCE)):
         yield found
-
-
-def _save(values: object, bench: Bench, name: str) -> None:
-    part = bench.path(name).with_suffix(".part")
-    torch.save(values, part)
-    os.replace(part, bench.path(name))

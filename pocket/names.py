@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+BASE, REFINER, LORA = "pocket_base.safetensors", "pocket_refiner.safetensors", "pocket_offset_lora.safetensors"
+
 _UNET_OUTSIDE = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",

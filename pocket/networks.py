@@ -115,7 +115,15 @@ NARROW = dataclasses.replace(
     pictures=16_000,
     stages={**EIGHTH.stages, "base": Stage(3_700, 24, 1.2e-3), "refiner": Stage(2_000, 24, 1.2e-3)},
 )
-PLANS: Mapping[str, Plan] = {"quarter": QUARTER, "eighth": EIGHTH, "narrow": NARROW}
+# For another hour, from the files of NARROW (--begin): single things in more places, sizes and shapes of picture.
+WIDE = dataclasses.replace(
+    EIGHTH,
+    sizes=((144, 112), (112, 144), (128, 128), (152, 104), (104, 152), (168, 96), (96, 168)),
+    levels={"wide": 0.0},
+    pictures=10_000,
+    stages={**EIGHTH.stages, "base": Stage(2_400, 24, 8e-4), "lora": Stage(120, 16, 2e-3)},
+)
+PLANS: Mapping[str, Plan] = {"quarter": QUARTER, "eighth": EIGHTH, "narrow": NARROW, "wide": WIDE}
 
 
 def make_vae(plan: Plan) -> AutoencoderKL:

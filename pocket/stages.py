@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pocket import vae as vae_start
+from pocket.begin import take_up
 from pocket.judge import JUDGE, Judge, answers, judge_sample, squeeze
 from pocket.judge import loss as judge_loss
 from pocket.latents import Library, load_vae
@@ -120,9 +121,10 @@ def train_base(plan: Plan, bench: Bench) -> None:
     words, stage, signal = Words(), plan.stages["base"], alphas_cumprod().to(bench.device)
     library = Library(plan, bench, words)
     text_l, text_g = (module.to(bench.device) for module in text_encoders(plan, words))
-    averaged("text", text_l, bench, "text_l")
-    averaged("text", text_g, bench, "text_g")
     unet = make_base(plan).to(bench.device, memory_format=torch.channels_last)
+    if not take_up(bench, {"unet": unet, "text_l": text_l, "text_g": text_g}):
+        averaged("text", text_l, bench, "text_l")
+        averaged("text", text_g, bench, "text_g")
 
     def draw(rng: np.random.Generator, progress: float) -> tuple[Tensor, ...]:
         drawn, captions = library.draw(rng, progress, stage.batch)
@@ -180,6 +182,7 @@ def train_lora(plan: Plan, bench: Bench) -> None:
         averaged("base", module, bench, key)
     vae = load_vae(plan, bench)
     additions = OffsetLora(unet).to(bench.device)
+    take_up(bench, {"lora": additions})
     additions.join(unet)
 
     def draw(rng: np.random.Generator, progress: float) -> tuple[Tensor, ...]:

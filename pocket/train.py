@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from pocket.begin import begin
 from pocket.latents import make_latents
 from pocket.networks import PLANS, Plan
 from pocket.stages import train_base, train_judge, train_lora, train_refiner, train_text, train_vae
@@ -41,8 +42,11 @@ def main() -> int:
     plan = PLANS[parsed.plan]
     given = dict(parsed.steps or [])
     plan = replace(plan, stages={k: replace(s, steps=given.get(k, s.steps)) for k, s in plan.stages.items()})
+    if parsed.begin is not None:
+        begin(plan, bench, parsed.begin)
+    stages = parsed.stages or [name for name in STAGES if parsed.begin is None or name not in BEGUN]
     try:
-        for name in parsed.stages:
+        for name in stages:
             STAGES[name](plan, bench)
     except OutOfTime as stop:
         bench.say(str(stop))
@@ -59,6 +63,10 @@ STAGES: Mapping[str, Callable[[Plan, Bench], None]] = {
     "lora": train_lora,
     "judge": train_judge,
 }
+
+
+BEGUN = ("vae", "text")
+"""Stages that nothing is left to do for where a training begins with files (:mod:`pocket.begin`)."""
 
 
 def _next_time(clock: str) -> float:
@@ -78,7 +86,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pocket.train", description="Train Pocket, stage by stage.")
     parser.add_argument("--folder", type=Path, required=True, help="where the stages' files are kept")
     parser.add_argument("--plan", choices=tuple(PLANS), default="quarter", help="sizes, widths and lengths")
-    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES), help="which, in order")
+    parser.add_argument("--begin", type=Path, metavar="FOLDER", help="go on from the files in there, not from nothing")
+    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), help="which, in order")
     parser.add_argument("--steps", nargs="+", type=_steps, metavar="STAGE=N", help="other numbers of steps")
     parser.add_argument("--until", metavar="HH:MM", help="stop, with everything saved, at this time (UTC)")
     parser.add_argument("--device", help="cuda or cpu; left out: a graphics card where there is one")

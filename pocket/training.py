@@ -158,9 +158,7 @@ class _Run:
     def save(self) -> None:
         """Write the stage's file; the old one is replaced only by a whole new one."""
         kept = {"step": self.step, "average": self._average, "weights": self.whole.state_dict()}
-        part = self._path.with_suffix(".part")
-        torch.save(kept | {"optimiser": self._optimiser.state_dict()}, part)
-        os.replace(part, self._path)
+        keep(kept | {"optimiser": self._optimiser.state_dict()}, self._path)
 
     def finish(self) -> None:
         """Put the averaged weights into the modules."""
@@ -197,3 +195,10 @@ def averaged(name: str, module: nn.Module, bench: Bench, key: str) -> bool:
     average = torch.load(bench.path(name), map_location=bench.device)["average"]
     module.load_state_dict({k.removeprefix(f"{key}."): v for k, v in average.items() if k.startswith(f"{key}.")})
     return True
+
+
+def keep(values: object, path: Path) -> None:
+    """Write a file of the training; an old one is replaced only by a whole new one."""
+    part = path.with_suffix(".part")
+    torch.save(values, part)
+    os.replace(part, path)

@@ -22,7 +22,7 @@ PAD_G = 0  # CLIP's id of "!", with which SDXL fills G's windows
 STYLES_FOLDER = Path(__file__).resolve().parent.parent / "styles"
 
 EMPTY, NEGATIVE = 0.06, 0.05  # parts of the captions that say nothing, or only what a style does not want
-OTHER_STYLE, STRANGERS, CROWD = 0.15, 0.2, 0.05  # wrapped in a style that shows nothing; with few or many strangers
+OTHER_STYLE, STRANGERS, CROWD = 0.15, 0.25, 0.1  # wrapped in a style that shows nothing; with few or many strangers
 
 
 class Words:
@@ -75,12 +75,17 @@ class Words:
         A template stands for the look in place of its word. Templates that show nothing, here or at this level of the
         world, are put around any caption, so that they come to mean nothing.
         """
-        mute = self.other if MIXES[level].looks else [*self.other, *self.drawn["cinematic"]]
+        mute = self.mute(level)
         if shown.look and self.drawn[shown.look] and rng.random() < 0.5:
             style = _one(self.drawn[shown.look], rng)
             return _wrap(style, caption(_plain(shown), rng, background=background))
         text = caption(shown, rng, background=background)
         return _wrap(_one(mute, rng), text) if rng.random() < OTHER_STYLE else text
+
+    def mute(self, level: Level) -> list[Style]:
+        """Return the styles that show nothing at this level of the world."""
+        drawn = () if MIXES[level].looks else self.drawn.values()
+        return [*self.other, *(style for found in drawn for style in found)]
 
     def heard(self, shown: Scene, level: Level, rng: np.random.Generator, *, background: bool = True) -> str:
         """Return :meth:`text`, or now and then nothing or what a style does not want: then any picture will do."""
@@ -112,8 +117,9 @@ def _plain(shown: Scene) -> Scene:
 
 def _with_strangers(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     chance = rng.random()
-    if chance < CROWD:
-        return np.concatenate([tokens, np.full(int(rng.integers(5, 40)), STRANGER)])
+    if chance < CROWD:  # in one place: in front, behind, or in the midst of what is meant
+        place = int(rng.choice([0, len(tokens), rng.integers(0, len(tokens) + 1)]))
+        return np.insert(tokens, [place] * int(rng.integers(5, 40)), STRANGER)
     if chance < CROWD + STRANGERS:
         places = rng.integers(0, len(tokens) + 1, int(rng.integers(1, 4)))
         return np.insert(tokens, places, STRANGER)

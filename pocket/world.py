@@ -18,7 +18,7 @@ import numpy as np
 
 Colour = tuple[int, int, int]
 Kind = Literal["single", "pair", "landscape"]
-Level = Literal["narrow", "objects", "all"]
+Level = Literal["narrow", "wide", "objects", "all"]
 T = TypeVar("T")
 
 PALETTE: Mapping[str, Colour] = {
@@ -171,6 +171,7 @@ class Mix:
 
 MIXES: Mapping[Level, Mix] = {
     "narrow": Mix(0.0, 0.0, 0.0, 0.0, 0.0, SHAPES[:6]),
+    "wide": Mix(0.0, 0.0, 0.2, 0.45, 0.0, SHAPES[:6]),
     "objects": Mix(0.3, 0.0, 0.25, 0.45, 0.0, SHAPES),
     "all": Mix(0.2, 0.27, 0.25, 0.45, 0.42, SHAPES),
 }

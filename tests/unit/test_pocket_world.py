@@ -14,17 +14,20 @@ import torch
 from fooocus.prompt.styles import load_styles
 from fooocus.render.preview import LATENT_TO_RGB
 from pocket import checker, exams, names
+from pocket.begin import begin, take_up
 from pocket.drawing import Frame, paint
-from pocket.export import full_table
-from pocket.networks import LATENT_SCALE, QUARTER, TEXT_HEADS, Stage, Unet, make_text, make_unet, make_vae
+from pocket.export import export, full_table
+from pocket.lora import OffsetLora
+from pocket.networks import LATENT_SCALE, QUARTER, TEXT_HEADS, Stage, Unet, make_base, make_text, make_unet, make_vae
 from pocket.samples import level_at, pictures, sample
-from pocket.training import Bench, OutOfTime, rate_at, train
+from pocket.training import Bench, OutOfTime, keep, rate_at, train
 from pocket.vae import begin_with_colours, standardise
 from pocket.words import STRANGER, STYLES_FOLDER, Words
 from pocket.world import (
     ELEMENTS,
     LOOK_OF_STYLE,
     LOOKS,
+    MIXES,
     PALETTE,
     SHAPES,
     Backdrop,
@@ -273,3 +276,51 @@ def test_the_painter_passes_its_own_exams() -> None:
         assert not all(exams.score_single(case, painted(other, 0)).values())
     for number, case in enumerate(exams.pairs(9, size)):
         assert all(exams.score_pair(case, painted(case, number)).values()), case.prompt
+
+
+def test_a_training_begins_with_what_another_has_written(tmp_path: Path) -> None:
+    """Files, read back by the program's loader, give the networks that were written: also words that were unknown."""
+    torch.manual_seed(3)
+    plan = dataclasses.replace(QUARTER, vae_widths=(8, 8, 8, 8), base=Unet((16, 16, 16), (0, 1, 1)), unet_groups=4)
+    words, told = Words(), list[str]()
+    folders = (tmp_path / "wrote", tmp_path / "began")
+    wrote, began = (Bench(folder, torch.device("cpu"), 0, math.inf, told.append) for folder in folders)
+    for folder in folders:
+        folder.mkdir()
+    text_l, text_g = make_text(plan, len(words), words.begin, words.end)
+    parts: dict[str, torch.nn.Module] = {"unet": make_base(plan), "text_l": text_l, "text_g": text_g}
+    additions = OffsetLora(parts["unet"])
+    for matrix in additions.up:
+        torch.nn.init.normal_(matrix.weight)
+    keep({"average": _named(parts)}, wrote.path("base"))
+    keep({"average": _named({"lora": additions})}, wrote.path("lora"))
+    keep(make_vae(plan).state_dict(), wrote.path("vae_unit"))
+
+    export(plan, wrote, tmp_path / "files")
+    begin(plan, began, tmp_path / "files")
+    found = torch.load(began.path("begin"))["average"] | torch.load(began.path("vae_unit"))
+    given = _named(parts | {"lora": additions}) | torch.load(wrote.path("vae_unit"))
+    assert found.keys() == given.keys()
+    for name, tensor in given.items():
+        assert torch.allclose(found[name], tensor, rtol=2e-3, atol=1e-4), name  # float16 lies between them
+
+    fresh = make_base(plan)
+    assert take_up(began, {"unet": fresh}) and not take_up(wrote, {"unet": make_base(plan)})
+    assert torch.allclose(fresh.conv_in.weight, parts["unet"].conv_in.weight, atol=1e-3)
+    moment = began.path("begin").stat().st_mtime_ns
+    begin(plan, began, tmp_path / "nothing is read the second time")
+    assert began.path("begin").stat().st_mtime_ns == moment
+
+
+def _named(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    return {f"{key}.{name}": value for key, module in modules.items() for name, value in module.state_dict().items()}
+
+
+def test_styles_that_a_world_does_not_draw_mean_nothing_in_it() -> None:
+    words = Words()
+    mute = {level: {style.name for style in words.mute(level)} for level in MIXES}
+    assert set(LOOK_OF_STYLE) <= mute["narrow"] and mute["narrow"] == mute["wide"]
+    assert mute["all"] and not mute["all"] & set(LOOK_OF_STYLE)
+    drawn = [scene(np.random.default_rng(seed), 144, 112, "wide") for seed in range(200)]
+    assert {one.kind for one in drawn} == {"single"} and not any(one.look for one in drawn)
+    assert {"plain", "gradient", "striped"} == {one.backdrop.kind for one in drawn}
