@@ -21,6 +21,7 @@ from fooocus.events import Event
 from fooocus.request import Request
 
 if TYPE_CHECKING:
+    from fooocus.bench.options import BenchOptions
     from fooocus.models.first_run import FirstRun
 
 WORKER_ENVIRONMENT = {
@@ -105,6 +106,14 @@ def generate(config: Config, request: Request, emit: Callable[[Event], None], la
         perform(run, item, emit, control)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def bench(config: Config, options: BenchOptions, tell: Callable[[str], object]) -> dict[str, Any]:
+    """Measure in this process, whose environment becomes the worker's; return everything as a JSON object."""
+    os.environ.update(WORKER_ENVIRONMENT)
+    from fooocus.bench.run import bench as measure
+
+    return measure(config, options, tell)
 
 
 def worker_command(config: Config, defaults: Request) -> list[str]:

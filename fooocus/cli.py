@@ -14,7 +14,7 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,6 +80,8 @@ def _run(arguments: list[str]) -> int:
         return _doctor(_models_parser("doctor").parse_args(arguments[1:]))
     if arguments[:1] == ["fetch"]:
         return _fetch(_models_parser("fetch").parse_args(arguments[1:]))
+    if arguments[:1] == ["bench"]:
+        return _bench(arguments[1:])
     return _page(_page_parser().parse_args(arguments))
 
 
@@ -166,6 +168,22 @@ def _fetch(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(arguments: list[str]) -> int:
+    from fooocus import app
+    from fooocus.bench.options import add_options, read_options
+    from fooocus.bench.report import markdown, save
+
+    parser = argparse.ArgumentParser(prog="launch.py bench", description="Measure how fast this computer is.")
+    add_options(parser)
+    _add_config_options(parser, ("models", "data", "device", "dtype", "extra_models"))
+    parsed = parser.parse_args(arguments)
+    result = app.bench(_config(parsed), read_options(parsed), lambda text: print(text, file=sys.stderr, flush=True))
+    table, values = save(result, read_options(parsed).out)
+    print(json.dumps(result) if parsed.json else markdown(result))
+    print(f"Written to {table} and {values.name}.", file=sys.stderr)
+    return 0
+
+
 def _first_run(parsed: argparse.Namespace) -> FirstRun:
     from fooocus import app
 
@@ -249,7 +267,7 @@ def _models_parser(command: Literal["doctor", "fetch"]) -> argparse.ArgumentPars
 def _page_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="launch.py",
-        description="Open the page. Other commands: generate, doctor, fetch, test. "
+        description="Open the page. Other commands: generate, doctor, fetch, bench, test. "
         "Options of generate set what the page begins with.",
     )
     _add_request_options(parser)
@@ -278,9 +296,9 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def _add_config_options(parser: argparse.ArgumentParser) -> None:
+def _add_config_options(parser: argparse.ArgumentParser, only: Collection[str] = ()) -> None:
     group = parser.add_argument_group("where and how")
-    for field in _CONFIG_OPTIONS:
+    for field in (field for field in _CONFIG_OPTIONS if not only or field.name in only):
         names = [f"--{field.name.replace('_', '-')}", *(["--out"] if field.name == "outputs" else [])]
         help_text = field.metadata["help"]
         if field.type == "bool":
@@ -292,7 +310,7 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(parsed: argparse.Namespace) -> Config:
-    given = {field.name: getattr(parsed, field.name) for field in _CONFIG_OPTIONS}
+    given = {field.name: getattr(parsed, field.name, None) for field in _CONFIG_OPTIONS}
     return load_config(given, os.environ)
 
 

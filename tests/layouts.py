@@ -19,7 +19,7 @@ Shapes = dict[str, tuple[int, ...]]
 BASE = "sd_xl_base_1.0.safetensors"
 REFINER = "sd_xl_refiner_1.0.safetensors"
 LORA = "sd_xl_offset_example-lora_1.0.safetensors"
-_REAL = Path(__file__).resolve().parent / "data" / "real_headers.json.gz"
+_REAL = Path(__file__).resolve().parent.parent / "fooocus" / "bench" / "data" / "real_headers.json.gz"
 UNET = "model.diffusion_model."
 
 

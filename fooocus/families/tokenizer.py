@@ -53,8 +53,7 @@ class ClipTokenizer:
     """CLIP's byte-pair encoding, the same for both encoders of SDXL; building it takes about 0.2 s."""
 
     def __init__(self) -> None:
-        merges = _merges()
-        vocabulary = _vocabulary(merges)
+        vocabulary, merges = clip_vocabulary()
         if len(vocabulary) != VOCABULARY:
             raise ValueError(f"CLIP's vocabulary has {VOCABULARY} entries, these merges give {len(vocabulary)}")
         self._tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
@@ -93,6 +92,12 @@ class ClipTokenizer:
 def clip_tokenizer() -> ClipTokenizer:
     """Return the one tokenizer of the process, built at the first call. It has no state that a call could change."""
     return ClipTokenizer()
+
+
+def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return CLIP's tokens with their ids, and the merges they follow from."""
+    merges = _merges()
+    return _vocabulary(merges), merges
 
 
 def windows(segments: Sequence[Segment], word_ids: Callable[[str], Sequence[int]], pad_id: int) -> list[Window]:

@@ -107,7 +107,8 @@ class Engine:
 
     ``latents_file`` collects the final latents of a job's pictures for inspection; ``previews`` says whether steps
     carry a picture of how far it is. ``outside`` are the model files outside the model folders that requests may name;
-    ``None`` allows any, for requests that the computer's own user writes.
+    ``None`` allows any, for requests that the computer's own user writes. ``memory`` holds the weights, for whoever
+    wants to look at them.
     """
 
     def __init__(
@@ -117,12 +118,13 @@ class Engine:
         latents_file: Path | None = None,
         previews: bool = True,
         outside: Collection[str] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._config = config
         self._latents_file = latents_file
         self._previews = previews
-        self._device = choose_device(config.device, config.dtype)
-        self._memory = Memory(self._device)
+        self._memory = memory or Memory(choose_device(config.device, config.dtype))
+        self._device = self._memory.device
         folders = {kind: config.folders(folder) for kind, folder in FOLDERS.items()}
         self._catalog = Catalog(folders, lambda: placed(config.data), outside=outside)
         self._hashes = FileHashes(FileMemory(config.data / "models.sqlite"))

@@ -62,7 +62,7 @@ def _stored_unet_names(unet: Network) -> dict[str, str]:
 
 def test_real_offset_lora_matches_completely(tmp_path: Path) -> None:
     """All 788 modules of the published file find a weight of the full-size UNet, of the right shape."""
-    headers = json.loads(gzip.decompress((REPOSITORY / "tests/data/real_headers.json.gz").read_bytes()))
+    headers = json.loads(gzip.decompress((REPOSITORY / "fooocus/bench/data/real_headers.json.gz").read_bytes()))
     base, offset = (headers[f"sd_xl_{name}_1.0.safetensors"] for name in ("base", "offset_example-lora"))
     path = tmp_path / "offset.safetensors"
     _write_hollow(path, _shapes(offset["tensors"]), offset["metadata"])

@@ -24,6 +24,7 @@ RANKS = {
     "families": 2,
     "loading": 3,
     "render": 4,
+    "bench": 5,
     "ui": 5,
     "app": 6,
     "install": 1,
@@ -32,7 +33,7 @@ RANKS = {
     "__main__": 8,
     "__init__": 0,
 }
-MAY_IMPORT_TORCH = {"diffusion", "families", "loading", "render"}
+MAY_IMPORT_TORCH = {"diffusion", "families", "loading", "render", "bench"}
 SPEAKS = {"cli", "install"}  # install is the launcher's own room: it runs before anything is installed
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors"}
 

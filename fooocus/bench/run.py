@@ -1,0 +1,213 @@
+"""Measure: this program and diffusers' own pipelines in turns, on the same weights, in one run.
+
+What was measured on another day, with other weights or beside other programs cannot be compared; so both make a
+picture, then both make one again (A B A B), and the table gives medians with their spread. The first picture of each
+warms up and does not count. Full size where there is a graphics card, reduced (see ``layout.py``) where there is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from fooocus.bench.clock import now
+from fooocus.bench.kinds import kinds_of
+from fooocus.bench.layout import BASE, LORA, REFINER
+from fooocus.bench.options import BenchOptions
+from fooocus.bench.ours import Ours, Timing, with_files
+from fooocus.bench.peer import Peer
+from fooocus.bench.weights import random_files
+from fooocus.config import ROOT, Config
+from fooocus.loading.device import Device, choose_device
+from fooocus.loading.memory import Memory
+from fooocus.models.computer import look, run_command
+from fooocus.prompt.plan import plan
+from fooocus.prompt.styles import Styles
+from fooocus.request import Request, Size
+
+Tell = Callable[[str], object]
+
+SEED = 1
+_FULL_SIZE, _FULL_STEPS, _FULL_RUNS = Size(1152, 896), 30, 5
+_REDUCED_SIZE, _REDUCED_STEPS, _REDUCED_RUNS = Size(384, 288), 30, 3
+_SMOKE_SIZE, _SMOKE_STEPS, _SMOKE_RUNS = Size(256, 256), 2, 1  # full size on a processor takes minutes as it is
+_LORA_WEIGHTS = (0.6, 0.5)
+_BARE_CALLS = 5
+PROMPT = "a lighthouse on a cliff at dusk, soft rain, an old sailor looking out to sea"
+NEGATIVE = "blurry, text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is measured: the machine, the files, and the request with its number of steps and the refiner's first."""
+
+    config: Config
+    device: Device
+    full: bool
+    random: bool
+    request: Request
+    steps: int
+    switch: int
+    runs: int
+
+
+def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
+    """Measure and return everything as a JSON object. ``tell`` hears what goes on."""
+    setting = _setting(config, options, tell)
+    memory = Memory(setting.device)
+    ours = Ours(setting.config, memory, setting.request)
+    tell(f"Computing on {setting.device.reason}.")
+    tell("Loading and warming up.")
+    ours.picture()
+    peer = Peer(memory, ours.base, ours.refiner) if options.peer else None
+    if peer:
+        peer.picture(setting.request, setting.steps, setting.switch)
+    mine: list[Timing] = []
+    theirs: list[Timing] = []
+    for run in range(1, setting.runs + 1):
+        tell(f"Picture {run} of {setting.runs}.")
+        mine.append(ours.picture())
+        if peer:
+            theirs.append(peer.picture(setting.request, setting.steps, setting.switch))
+    bare, kinds = _network(ours, memory)
+    changed = ours.change_lora(_LORA_WEIGHTS * max(1, setting.runs // 2))
+    loads = [ours.load() for _ in range(min(setting.runs, 3))]
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": _commit(),
+        "machine": _machine(setting.device),
+        "versions": _versions(),
+        "setting": _told(setting, ours),
+        "ours": [dataclasses.asdict(timing) for timing in mine],
+        "peer": [dataclasses.asdict(timing) for timing in theirs],
+        "bare_call_seconds": bare,
+        "kinds_seconds": kinds,
+        "load_seconds": {name: [load[name] for load in loads] for name in loads[0]},
+        "lora_change_seconds": changed,
+    }
+
+
+def _setting(config: Config, options: BenchOptions, tell: Tell) -> Setting:
+    chosen = choose_device(config.device, config.dtype)
+    smoke = options.full and chosen.device.type == "cpu"
+    if smoke and config.dtype == "auto":
+        chosen = choose_device(config.device, "bfloat16")  # in float32 the two UNets alone take 19 GB
+    full = options.full or chosen.device.type != "cpu"
+    size, steps, runs = (
+        (_SMOKE_SIZE, _SMOKE_STEPS, _SMOKE_RUNS)
+        if smoke
+        else (_FULL_SIZE, _FULL_STEPS, _FULL_RUNS)
+        if full
+        else (_REDUCED_SIZE, _REDUCED_STEPS, _REDUCED_RUNS)
+    )
+    files = options.files or (_own_files(config) if full else None)
+    base, refiner, lora = files or random_files(config.data / "bench", full=full, told=tell)
+    request = Request(
+        prompt=PROMPT, negative=NEGATIVE, styles=(), seed=SEED, size=options.size or size, steps=options.steps or steps
+    )
+    request = with_files(request, base, refiner, lora)
+    (recipe,) = plan(request, Styles({}))
+    return Setting(
+        dataclasses.replace(config, outputs=config.data / "bench" / "outputs"),
+        chosen,
+        full and not options.files,
+        files is None,
+        request,
+        recipe.steps,
+        recipe.steps if recipe.switch is None else recipe.switch,
+        options.runs or runs,
+    )
+
+
+def _own_files(config: Config) -> tuple[Path, ...] | None:
+    """Return the person's own three files if all are there."""
+    places = ((BASE, "checkpoints"), (REFINER, "checkpoints"), (LORA, "loras"))
+    found = [
+        next((folder / name for folder in config.folders(kind) if (folder / name).is_file()), None)
+        for name, kind in places
+    ]
+    return tuple(path for path in found if path) if all(found) else None
+
+
+def _network(ours: Ours, memory: Memory) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+    """Ask each UNet alone, with the arguments of a picture's last step, and say where its time goes."""
+    device = memory.device.device
+    bare: dict[str, list[float]] = {}
+    kinds: dict[str, dict[str, float]] = {}
+    for path, role in ours.roles():
+        call = ours.last_calls.get(role)
+        if call is None:
+            continue
+        arguments, named = call
+        with memory.use(path, role, "unet") as unet, torch.no_grad():
+            unet(*arguments, **named)
+            seconds = []
+            for _ in range(_BARE_CALLS):
+                began = now(device)
+                unet(*arguments, **named)
+                seconds.append(now(device) - began)
+            bare[role] = seconds
+            kinds[role] = kinds_of(functools.partial(unet, *arguments, **named), device)
+    with memory.use_vae(ours.base) as vae, torch.no_grad():
+        size = ours.size
+        latents = torch.zeros(1, 4, size.height // 8, size.width // 8, device=device)
+        decode: Callable[..., object] = vae.decode  # type: ignore[assignment]
+        kinds["vae"] = kinds_of(functools.partial(decode, latents), device)
+    return bare, kinds
+
+
+def _commit() -> str:
+    """Return the commit of the program's folder, with a plus where files differ from it; "" without git."""
+    git = ["git", "-C", str(ROOT)]
+    found = run_command([*git, "rev-parse", "--short", "HEAD"]).strip()
+    changed = run_command([*git, "status", "--porcelain", "--untracked-files=no"]).strip()
+    return found + ("+" if found and changed else "")
+
+
+def _machine(device: Device) -> dict[str, Any]:
+    computer = look(Path.cwd())
+    card = torch.cuda.get_device_name(device.device) if device.device.type == "cuda" else ""
+    return {
+        "card": card,
+        "card_bytes": torch.cuda.get_device_properties(device.device).total_memory if card else 0,
+        "processor": computer.processor,
+        "cores": computer.cores,
+        "threads": torch.get_num_threads(),
+        "memory_bytes": computer.memory_bytes,
+        "system": platform.platform(aliased=True),
+        "computing": device.reason,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "",
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _told(setting: Setting, ours: Ours) -> dict[str, Any]:
+    return {
+        "full_size": setting.full,
+        "random_weights": setting.random,
+        "size": str(setting.request.size),
+        "steps": setting.steps,
+        "switch": setting.switch,
+        "guidance": setting.request.guidance,
+        "sampler": setting.request.sampler,
+        "runs": setting.runs,
+        "files": [path.name for path, _ in ours.roles()],
+        "dtype": str(setting.device.dtype).removeprefix("torch."),
+    }

@@ -1,0 +1,157 @@
+"""The bench measures both contestants in turns and writes a table; its layouts and random weights are SDXL's."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fooocus import cli
+from fooocus.bench import weights
+from fooocus.bench.clock import CallClock, MemoryGauge
+from fooocus.bench.kinds import REST, grouped, kind_of
+from fooocus.bench.layout import BASE, LORA, REFINER, published, reduced
+from fooocus.bench.report import markdown, overhead
+from fooocus.errors import StorageError
+from fooocus.families.detect import recognise
+from fooocus.loading.tensors import TensorFile
+from tests.tiny import tiny_folder
+
+CPU = torch.device("cpu")
+TIMING: dict[str, Any] = {
+    "text": 0.1,
+    "steps": [3.0, 1.1, 1.1, 2.2, 2.1, 2.1],
+    "calls": [1.0, 1.0, 1.0, 2.0, 2.0, 2.0],
+    "switch": 3,
+    "decode": 0.5,
+    "save": 0.01,
+    "picture": 12.5,
+    "main_bytes": 2**30,
+    "device_bytes": None,
+}
+
+
+def test_a_short_run_measures_both_and_writes_table_and_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tiny_folder()
+    files = [str(folder / f"tiny_{name}.safetensors") for name in ("base", "refiner", "offset_lora")]
+    command = ["bench", "--files", *files, "--size", "64x64", "--steps", "3", "--runs", "1", "--device", "cpu"]
+    assert cli.main([*command, "--out", str(tmp_path / "tables"), "--data", str(tmp_path / "data"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (ours,), (peer,) = result["ours"], result["peer"]
+    for timing in (ours, peer):
+        assert (len(timing["steps"]), len(timing["calls"]), timing["switch"]) == (3, 3, 2)
+        assert all(0 < inside <= step for inside, step in zip(timing["calls"], timing["steps"], strict=True))
+        assert timing["picture"] >= sum(timing["steps"]) + timing["text"] + timing["decode"]
+        assert timing["main_bytes"] > 2**26
+    assert result["kinds_seconds"].keys() == {"base", "refiner", "vae"}
+    assert result["kinds_seconds"]["base"]["attention"] > 0 < result["kinds_seconds"]["vae"]["convolution"]
+    assert len(result["lora_change_seconds"]) == 2 and result["load_seconds"]["refiner unet"][0] > 0
+    (table,) = (tmp_path / "tables").glob("*.md")
+    assert table.read_text(encoding="utf-8") == markdown(result)
+    assert json.loads(table.with_suffix(".json").read_text(encoding="utf-8")) == result
+
+
+def test_reduced_files_are_sdxl_with_all_its_layers() -> None:
+    for name, family in ((BASE, "sdxl_base"), (REFINER, "sdxl_refiner")):
+        (small, metadata), (large, _) = reduced(name), published(name)
+        assert small.keys() == large.keys()
+        architecture = recognise(small, metadata, file=name)
+        unet, true = architecture.blueprints["unet"].config, recognise(large, {}, file=name).blueprints["unet"].config
+        assert architecture.family.name == family
+        assert set(unet["block_out_channels"]) == {64, 128, 256}
+        same = ("transformer_layers_per_block", "down_block_types", "layers_per_block")
+        assert [unet[key] for key in same] == [true[key] for key in same]
+    assert reduced(LORA)[0].keys() == published(LORA)[0].keys()
+
+
+def test_random_weights_have_the_scale_of_their_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"a.weight": (64, 100, 3, 3), "norm.weight": (4000,), "norm.bias": (4000,), "long.weight": (3, 5_000_000)}
+    path = tmp_path / "x.safetensors"
+    weights._write(path, shapes, {"note": "x"})
+    with TensorFile(path) as file:
+        found = {name: file.tensor(name).float() for name in shapes}
+    assert found["a.weight"].std().item() == pytest.approx(0.7 / math.sqrt(900), rel=0.03)
+    assert found["norm.weight"].mean().item() == pytest.approx(1, abs=0.01)
+    assert found["norm.bias"].mean().item() == pytest.approx(0, abs=0.01)
+    assert torch.equal(found["long.weight"].flatten()[:1000], found["long.weight"].flatten()[2**22 :][:1000])
+    monkeypatch.setattr(weights.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    with pytest.raises(StorageError, match="are free"):
+        weights._write(tmp_path / "y.safetensors", shapes, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_the_table_says_medians_ratios_and_what_is_not_the_network() -> None:
+    result = {
+        "date": "2026-01-01",
+        "commit": "",
+        "machine": {"card": "", "processor": "P", "cores": 2, "threads": 2, "memory_bytes": 2**34, "system": "S"}
+        | {"computing": "processor"},
+        "versions": {"torch": "2", "cuda": ""},
+        "setting": {"full_size": False, "random_weights": True, "size": "64x64", "steps": 6, "switch": 3}
+        | {"guidance": 7.0, "sampler": "x", "runs": 2, "dtype": "float32", "files": []},
+        "ours": [TIMING, TIMING | {"picture": 13.5}],
+        "peer": [TIMING | {"picture": 26.0}],
+        "bare_call_seconds": {"base": [1.0]},
+        "kinds_seconds": {"base": {"attention": 1.0, REST: 3.0}},
+        "load_seconds": {"vae": [0.2]},
+        "lora_change_seconds": [0.3, 0.5],
+    }
+    text = markdown(result)
+    assert "| a picture | 13.0 (12.5 to 13.5) | 26.0 | 0.50 |" in text
+    assert "| the pause at the refiner | 0.100 (0.100 to 0.100) | 0.100 | – |" in text
+    assert overhead(TIMING) == pytest.approx((1.1 + 1.1 + 2.1 + 2.1 - 6) / 6)
+    assert "| our loop beside the network's calls, share of these | 6.67 % (6.67 to 6.67) |" in text
+    assert "| base UNet, one call, 4.00 s | 25 % | 75 % |" in text
+    assert "not SDXL's" in text and "another weight of the LoRA, s | 0.400" in text
+    alone = markdown(result | {"peer": []})
+    assert "diffusers |" not in alone and "| a picture | 13.0 (12.5 to 13.5) |" in alone
+
+
+def test_kinds_of_operations() -> None:
+    kinds = {
+        "aten::addmm": "matrix product",
+        "aten::mm": "matrix product",
+        "aten::mkldnn_convolution": "convolution",
+        "aten::_scaled_dot_product_flash_attention_for_cpu": "attention",
+        "aten::native_group_norm": "normalisation",
+        "aten::silu": REST,
+        "aten::_comm_something": REST,
+    }
+    assert {name: kind_of(name) for name in kinds} == kinds
+    assert grouped({"aten::mm": 2e6, "aten::bmm": 1e6, "aten::add": 5e5})["matrix product"] == 3.0
+
+
+def test_the_clock_counts_calls_between_takes() -> None:
+    clock, network = CallClock(CPU), torch.nn.Linear(8, 8)
+    with clock.on([network]):
+        network(torch.ones(1, 8))
+        network(torch.ones(2, 8))
+    first = clock.take()
+    network(torch.ones(1, 8))  # nobody listens any more
+    assert first > 0 == clock.take()
+    assert clock.last[network][0][0].shape == (2, 8)
+
+
+def test_the_gauge_sees_what_was_given_back_again() -> None:
+    gauge = MemoryGauge(CPU)
+    with gauge.on():
+        before = gauge.main_bytes
+        with mmap.mmap(-1, 80_000_000) as block:  # new pages, whatever the allocator has in store
+            block.write(b"1" * 80_000_000)
+            time.sleep(0.1)
+    assert gauge.main_bytes > before + 60_000_000
+
+
+def test_wrong_options_are_refused_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--runs", "0"]) == 2
+    assert "Give 1 or more" in capsys.readouterr().err
+    assert cli.main(["bench", "--files", "no", "such", "files"]) == 2
+    assert "There is no file" in capsys.readouterr().err
