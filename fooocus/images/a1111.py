@@ -115,9 +115,10 @@ def read_parameters(text: str, known: Known) -> Found:
 _SETTINGS = re.compile(r"\s*Steps: *\d+ *(,|$)")
 _PAIR = re.compile(r'\s*([A-Za-z][\w .()/-]{0,60}): *("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 _TAG = re.compile(r"[ \t]*<lora:([^<>:]{1,200}):([^<>:]{1,40})(?::[^<>]{0,40})?>", re.IGNORECASE)
-# What is an array or a word list here, and plain text elsewhere.
+# What is an array or a word list here, and plain text elsewhere. The possessive + keeps a long run of underscores from
+# being tried from each of its places.
 _ARRAY = re.compile(r"\[\[([^\[\],]*,[^\[\]]*)\]\]")
-_LIST = re.compile(r"_{2,}([^\W_](?:[\w/-]{0,80}?[^\W_])?)_{2,}")
+_LIST = re.compile(r"(?<!_)_{2,}+([^\W_](?:[\w/-]{0,80}?[^\W_])?)_{2,}")
 _MISSING: Mapping[str, str] = {
     "Hires": "a second, larger pass",
     "ControlNet": "ControlNet",

@@ -49,7 +49,9 @@ DOORS: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
         ("GET HEAD", r"/"),
         ("GET HEAD", r"/(config|theme\.css|favicon\.ico|manifest\.json)"),
         ("GET HEAD", rf"/(assets|static|ui)(/{_NAME})+"),
-        ("GET HEAD", rf"/(pictures/{_NAME}|preview)/{_NAME}"),
+        ("GET HEAD", rf"/((pictures|thumbnails)/{_NAME}|preview)/{_NAME}"),
+        ("GET", rf"/history/(state|overview|page|filters|details/{_NAME}/{_NAME})"),
+        ("POST", r"/history/(favourite|delete|undo|read)"),
         ("GET", rf"/gradio_api/(queue/data|startup-events|app_id|heartbeat/{_NAME})"),
         ("POST", rf"/gradio_api/(queue/join|run/{_NAME})"),
     )

@@ -9,6 +9,7 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import uvicorn
@@ -18,11 +19,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from fooocus.config import Config
 from fooocus.errors import ConfigError, RequestError
+from fooocus.images.library.library import Library
+from fooocus.images.library.places import find_picture
 from fooocus.jobs.store import State
 from fooocus.jobs.supervisor import Jobs
 from fooocus.models.first_run import FirstRun
 from fooocus.request import Request
 from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
+from fooocus.ui.pictures import add_picture_routes
 from fooocus.ui.shell import Shell
 from fooocus.ui.stream import Previews, Watcher
 from fooocus.ui.welcome import Welcome, measured_seconds
@@ -34,8 +38,6 @@ GOODBYE_SECONDS = 1  # an open page holds its connection for ever; it is not wai
 _MEDIA: Mapping[str, str] = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _STATIC_MEDIA: Mapping[str, str] = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FINISHED: tuple[State, ...] = ("finished",)
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_PICTURE = re.compile(r"[\w-][\w.-]{0,199}\.(png|jpg|webp)", re.ASCII)
 _FILE_HEADERS: Mapping[str, str] = {
     "content-security-policy": "sandbox; default-src 'none'",
     "cache-control": "private, max-age=31536000",
@@ -57,17 +59,17 @@ def serve(
 
     Raises :class:`~fooocus.errors.ConfigError` when no port can be had.
     """
-    listener = bind(config.host, config.port)
-    port = listener.getsockname()[1]
-    url = address(config.host, port)
+    with closing(bind(config.host, config.port)) as listener, closing(Library(config.outputs, config.data)) as library:
+        port = listener.getsockname()[1]
+        url = address(config.host, port)
 
-    def answer() -> None:
-        ready(url)
-        if config.browser:
-            webbrowser.open(url)
+        def answer() -> None:
+            library.begin()
+            ready(url)
+            if config.browser:
+                webbrowser.open(url)
 
-    try:
-        app = build_app(config, jobs, defaults, port=port, first_run=first_run)
+        app = build_app(config, jobs, defaults, port=port, first_run=first_run, library=library)
         options = uvicorn.Config(
             app,
             log_level="warning",
@@ -77,11 +79,10 @@ def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=GOODBYE_SECONDS,
         )
-        _Server(options, answer).run(sockets=[listener])
-    except KeyboardInterrupt:
-        return  # uvicorn has already closed everything and raises the signal again
-    finally:
-        listener.close()
+        try:
+            _Server(options, answer).run(sockets=[listener])
+        except KeyboardInterrupt:
+            return  # uvicorn has already closed everything and raises the signal again
 
 
 def build_app(
@@ -91,15 +92,19 @@ def build_app(
     *,
     port: int,
     first_run: FirstRun | None = None,
+    library: Library | None = None,
     wrong_try_seconds: float = WRONG_TRY_SECONDS,
 ) -> Guard:
     """Return the whole page as an ASGI application that answers under ``port``.
 
-    gradio is imported here, so its environment variables must be set before.
+    Without a ``library`` it knows no pictures but those of its jobs. gradio is imported here, so its environment
+    variables must be set before.
     """
     previews = Previews()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     _add_routes(app, config, jobs, previews)
+    if library:
+        add_picture_routes(app, config, library)
 
     def measure() -> float | None:
         return measured_seconds(jobs.jobs(states=_FINISHED, limit=100), defaults)
@@ -210,15 +215,6 @@ def _add_routes(app: FastAPI, config: Config, jobs: Jobs, previews: Previews) ->
     @app.get("/manifest.json")
     def manifest() -> Response:
         return JSONResponse(_MANIFEST, media_type="application/manifest+json")
-
-
-def find_picture(outputs: Path, day: str, name: str) -> Path | None:
-    """Return the file of a picture that really lies in a day's folder of ``outputs``, or ``None``."""
-    if not _DAY.fullmatch(day) or not _PICTURE.fullmatch(name):
-        return None
-    root = outputs.resolve()
-    file = (root / day / name).resolve()
-    return file if file.is_file() and file.parent == root / day else None
 
 
 def _owns(request: WebRequest, jobs: Jobs, id: str) -> bool:

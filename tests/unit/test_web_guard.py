@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from starlette.testclient import TestClient
 
 from fooocus.config import Config
 from fooocus.errors import ConfigError
+from fooocus.images.library.library import Library
+from fooocus.images.library.places import find_picture
 from fooocus.request import Request
 from fooocus.ui.guard import DOORS, HEADERS, TRIES_A_MINUTE, Guard, owner_of, split_host
-from fooocus.ui.server import build_app, find_picture
+from fooocus.ui.server import build_app
 from tests.fakes.fake_jobs import FakeJobs
 
 PORT = 7865
@@ -45,19 +48,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def build(folder: Path, **settings: Any) -> Guard:
+def build(folder: Path, library: Library | None = None, **settings: Any) -> Guard:
     config = Config(
         models=folder / "m", styles_folder=folder / "s", outputs=folder / "outputs", data=folder, **settings
     )
-    return build_app(config, FakeJobs(), Request(), port=PORT, wrong_try_seconds=0.01)  # type: ignore[arg-type]
+    jobs: Any = FakeJobs()
+    return build_app(config, jobs, Request(), port=PORT, library=library, wrong_try_seconds=0.01)
 
 
 @pytest.fixture(scope="module")
-def app(folder: Path) -> Guard:
-    with pytest.MonkeyPatch.context() as patch:
+def app(folder: Path) -> Iterator[Guard]:
+    with pytest.MonkeyPatch.context() as patch, closing(Library(folder / "outputs", folder)) as library:
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         patch.setenv("HF_HUB_OFFLINE", "1")
-        return build(folder)
+        yield build(folder, library)
 
 
 @pytest.fixture(scope="module")
@@ -281,9 +285,8 @@ def test_crooked_paths_read_nothing(client: TestClient) -> None:
     ]
     draw = random.Random(1)
     for _ in range(500):
-        path = draw.choice(["/pictures/", "/ui/", "/assets/", "/static/", "/x"]) + "/".join(
-            draw.choices(parts, k=draw.randint(1, 6))
-        )
+        path = draw.choice(["/pictures/", "/thumbnails/", "/history/details/", "/ui/", "/assets/", "/static/", "/x"])
+        path += "/".join(draw.choices(parts, k=draw.randint(1, 6)))
         content = client.get(path).content
         assert SECRET not in content and b"root:x" not in content, path
 
