@@ -18,6 +18,7 @@
     +-- WorkerError         the worker process died or could not start
     +-- AlreadyRunning      another page uses the same data folder
     +-- Stopped             the person asked to stop; not a fault
+    +-- PauseAsked          the person asked to pause; not a fault
 
 ``sentence`` says what is wrong in words for the person, ``remedy`` what to do about it. The page and the command line
 print both; nothing else needs to be known about an error to show it.
@@ -106,3 +107,7 @@ class AlreadyRunning(FooocusError):
 
 class Stopped(FooocusError):
     """The person asked to stop. Raised inside the worker to leave the run; never shown as a fault."""
+
+
+class PauseAsked(FooocusError):
+    """The person asked to pause. Raised inside the worker to leave the run where it is; never shown as a fault."""

@@ -1,7 +1,8 @@
 """What a job can say while it runs. Events are the only way back from the worker to the page.
 
 A job says any number of :class:`Queued`, :class:`Stage`, :class:`Step`, :class:`Saved` and :class:`Notice`, then
-exactly one of :class:`Finished`, :class:`Failed` and :class:`Cancelled`. Events cross the process border as JSON
+exactly one of :class:`Finished`, :class:`Failed` and :class:`Cancelled`. :class:`Paused` is in between: it ends the
+worker's run (:data:`LAST`) but not the job, which says more when it is resumed. Events cross the process border as JSON
 objects whose ``event`` key is the class name in lower case. Pictures are counted from 1, because a person reads the
 numbers.
 """
@@ -62,6 +63,22 @@ class Notice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Paused:
+    """The job rests and the card is free; it goes on when it is resumed. Ends a worker's run, not the job.
+
+    ``step`` of ``steps`` steps of picture ``picture`` are kept; 0 means that this picture begins anew. ``preview`` is a
+    JPEG of it, ``skipped`` are the pictures before it that the person did not want.
+    """
+
+    picture: int = 1
+    pictures: int = 1
+    step: int = 0
+    steps: int = 0
+    preview: bytes | None = None
+    skipped: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Finished:
     """Terminal: every picture of the job is saved."""
 
@@ -84,8 +101,9 @@ class Cancelled:
     """Terminal: the person stopped the job. Pictures saved before stay."""
 
 
-Event = Queued | Stage | Step | Saved | Notice | Finished | Failed | Cancelled
-TERMINAL = (Finished, Failed, Cancelled)
+Event = Queued | Stage | Step | Saved | Notice | Paused | Finished | Failed | Cancelled
+TERMINAL = (Finished, Failed, Cancelled)  # the end of a job
+LAST = (*TERMINAL, Paused)  # the end of a worker's run of it
 _BY_NAME: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
 
 
@@ -102,10 +120,11 @@ def from_json(values: dict[str, Any]) -> Event:
     """Read an event back. Raises ``KeyError`` or ``TypeError`` on anything :func:`to_json` did not write."""
     fields = {name: value for name, value in values.items() if name != "event"}
     kind = _BY_NAME[values["event"]]
-    if kind is Step and fields.get("preview") is not None:
+    if kind in (Step, Paused) and fields.get("preview") is not None:
         fields["preview"] = base64.b64decode(fields["preview"])
-    if kind is Finished:
-        fields["paths"] = tuple(fields["paths"])
+    for name in ("paths", "skipped"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
     return kind(**fields)
 
 

@@ -42,6 +42,10 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
         f"PRAGMA application_id = {_APPLICATION_ID}",
     ),
+    (
+        "ALTER TABLE jobs ADD COLUMN paused TEXT",  # where the job was when it was paused last
+        "CREATE TABLE holds (owner TEXT PRIMARY KEY)",  # people whose jobs shall not begin
+    ),
 )
 
 

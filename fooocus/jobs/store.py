@@ -19,21 +19,23 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from fooocus import events
-from fooocus.events import Cancelled, Event, Failed, Saved
+from fooocus.errors import RequestError
+from fooocus.events import Cancelled, Event, Failed, Paused, Saved
 from fooocus.jobs import database
 
-State = Literal["waiting", "running", "finished", "failed", "cancelled"]
+State = Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]
 Terminal = events.Finished | events.Failed | events.Cancelled
 
 MAX_ATTEMPTS = 2  # a job that took the page process with it twice is not tried a third time
 _RUNNING: tuple[State, ...] = ("running",)
-_WAITING: tuple[State, ...] = ("waiting",)
-_COLUMNS = """id, owner, request, state, position, created_ms, attempts, started_ms, ended_ms, terminal,
+_RESTING: tuple[State, ...] = ("waiting", "paused")
+_FREE = "state = 'waiting' AND owner NOT IN (SELECT owner FROM holds)"  # what may begin
+_COLUMNS = """id, owner, request, state, position, created_ms, attempts, started_ms, ended_ms, terminal, paused,
     (SELECT '[' || group_concat(event, ',') || ']' FROM pictures WHERE job = jobs.id)"""
 
 _INTERRUPTED = Failed(
@@ -49,6 +51,7 @@ class Job:
 
     ``id`` sorts by creation and may stand in a URL. ``created_ms`` never repeats and never falls, even when the clock
     is set back, so file names may be built from it. ``attempts`` counts how often the job was handed to a worker.
+    ``paused`` is where it was when it was paused last, whatever its state is now.
     """
 
     id: str
@@ -62,6 +65,7 @@ class Job:
     ended_ms: int | None
     terminal: Event | None
     saved: tuple[Saved, ...]
+    paused: Paused | None = None
 
 
 class JobStore:
@@ -96,10 +100,14 @@ class JobStore:
             self._reader.close()
             self._writer.close()
 
-    def submit(self, request: dict[str, Any], owner: str, *, key: str | None = None) -> Job:
+    def submit(
+        self, request: dict[str, Any], owner: str, *, key: str | None = None, replaces: str | None = None
+    ) -> Job:
         """Append a job to the queue; it is on disk when this returns.
 
-        A second submission with the same ``key`` (a click that was sent twice) returns the first job.
+        A second submission with the same ``key`` (a click that was sent twice) returns the first job. A job that rests
+        in the queue and belongs to the same owner may be named by ``replaces``: it is cancelled in the same moment,
+        and the new one takes its place.
         """
         text = json.dumps(request, allow_nan=False)
         with self._writing() as db:
@@ -113,6 +121,8 @@ class JobStore:
                     " VALUES (?, ?, ?, ?, 'waiting', ?, ?)",
                     (id, owner, key, text, (last or 0) + 1, created_ms),
                 )
+                if replaces is not None:
+                    _replace(db, replaces, id, owner)
             else:
                 id = known[0]
             return _select(db, "WHERE id = ?", (id,))[0]
@@ -123,15 +133,15 @@ class JobStore:
         return found[0] if found else None
 
     def queue(self) -> tuple[str, ...]:
-        """Return the ids of the waiting jobs, the next one first."""
+        """Return the ids of the waiting jobs that nobody holds back, the next one first."""
         with self._explained(), self._read_lock:
-            rows = self._reader.execute("SELECT id FROM jobs WHERE state = 'waiting' ORDER BY position").fetchall()
+            rows = self._reader.execute(f"SELECT id FROM jobs WHERE {_FREE} ORDER BY position").fetchall()
         return tuple(row[0] for row in rows)
 
     def claim_next(self) -> Job | None:
-        """Hand out the first waiting job: it is running from now on and one attempt is counted."""
+        """Hand out the first job of the queue: it is running from now on and one attempt is counted."""
         with self._writing() as db:
-            row = db.execute("SELECT id FROM jobs WHERE state = 'waiting' ORDER BY position LIMIT 1").fetchone()
+            row = db.execute(f"SELECT id FROM jobs WHERE {_FREE} ORDER BY position LIMIT 1").fetchone()
             if row is None:
                 return None
             db.execute(
@@ -156,31 +166,80 @@ class JobStore:
             return _finish(db, id, event, states)
 
     def cancel(self, id: str) -> bool:
-        """Take a waiting job out of the queue; return whether it was waiting."""
-        return self.finish(id, Cancelled(), states=_WAITING)
+        """Take a waiting or paused job out of the queue; return whether it was one."""
+        return self.finish(id, Cancelled(), states=_RESTING)
 
-    def release(self, id: str) -> bool:
-        """Put a running job back to the front of the queue without counting the attempt; return whether it ran."""
-        with self._writing() as db:
-            cursor = db.execute(
-                "UPDATE jobs SET state = 'waiting', attempts = attempts - 1, started_ms = NULL,"
-                " position = (SELECT MIN(position) FROM jobs) - 1 WHERE id = ? AND state = 'running'",
-                (id,),
-            )
-            return cursor.rowcount == 1
+    def restore(self, id: str, *, paused: bool = False) -> bool:
+        """Undo :meth:`cancel`: put a cancelled job back where it was in the queue; return whether it was cancelled."""
+        return self._change(
+            "UPDATE jobs SET state = ?, terminal = NULL, ended_ms = NULL WHERE id = ? AND state = 'cancelled'",
+            "paused" if paused else "waiting",
+            id,
+        )
 
-    def move(self, id: str, place: int) -> bool:
-        """Move a waiting job to ``place`` of the queue (0 runs next); return whether it was waiting."""
+    def pause(self, id: str) -> bool:
+        """Let a waiting job rest until :meth:`resume`; return whether it was waiting."""
+        return self._change("UPDATE jobs SET state = 'paused' WHERE id = ? AND state = 'waiting'", id)
+
+    def resume(self, id: str) -> bool:
+        """Let a paused job wait again, where it was in the queue; return whether it was paused."""
+        return self._change("UPDATE jobs SET state = 'waiting' WHERE id = ? AND state = 'paused'", id)
+
+    def rest(self, id: str, paused: Paused) -> bool:
+        """Note that the worker has left a running job at a place where it can go on; return whether it was running.
+
+        The attempt is not counted. The job is paused; if all of its owner's jobs are held, it waits with them.
+        """
+        return self._change(
+            "UPDATE jobs SET attempts = attempts - 1, started_ms = NULL, paused = ?,"
+            " state = CASE WHEN owner IN (SELECT owner FROM holds) THEN 'waiting' ELSE 'paused' END"
+            " WHERE id = ? AND state = 'running'",
+            json.dumps(events.to_json(paused)),
+            id,
+        )
+
+    def release(self, id: str, paused: Paused | None = None) -> bool:
+        """Put a running job back to the front of the queue without counting the attempt; return whether it ran.
+
+        With ``paused`` it will go on from there.
+        """
+        return self._change(
+            "UPDATE jobs SET state = 'waiting', attempts = attempts - 1, started_ms = NULL,"
+            " paused = COALESCE(?, paused),"
+            " position = (SELECT MIN(position) FROM jobs) - 1 WHERE id = ? AND state = 'running'",
+            paused and json.dumps(events.to_json(paused)),
+            id,
+        )
+
+    def hold(self, owner: str) -> None:
+        """Begin no more jobs of ``owner`` until :meth:`let_go`, be it in another life of the program."""
+        self._change("INSERT OR IGNORE INTO holds VALUES (?)", owner)
+
+    def let_go(self, owner: str) -> bool:
+        """Undo :meth:`hold`; return whether there was one."""
+        return self._change("DELETE FROM holds WHERE owner = ?", owner)
+
+    def held(self, owner: str) -> bool:
+        """Return whether the jobs of ``owner`` are held back."""
+        with self._explained(), self._read_lock:
+            return self._reader.execute("SELECT 1 FROM holds WHERE owner = ?", (owner,)).fetchone() is not None
+
+    def arrange(self, owner: str, ids: Sequence[str]) -> bool:
+        """Bring the waiting jobs of ``owner`` into the order of ``ids``; return whether that changed anything.
+
+        They exchange places among themselves, so nobody else's job comes sooner or later. Ids that do not wait are
+        passed over; jobs that are not named follow in their present order.
+        """
         with self._writing() as db:
-            rows = db.execute("SELECT id, position FROM jobs WHERE state = 'waiting' ORDER BY position").fetchall()
-            order = [row[0] for row in rows]
-            if id not in order:
-                return False
-            order.remove(id)
-            order.insert(max(0, place), id)
+            rows = db.execute(
+                "SELECT id, position FROM jobs WHERE state = 'waiting' AND owner = ? ORDER BY position", (owner,)
+            ).fetchall()
+            present = [row[0] for row in rows]
+            named = [id for id in dict.fromkeys(ids) if id in present]
+            order = named + [id for id in present if id not in named]
             places = ((row[1], moved) for row, moved in zip(rows, order, strict=True))
             db.executemany("UPDATE jobs SET position = ? WHERE id = ?", places)
-            return True
+            return order != present
 
     def recover(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Sort out what a dead page process left running; return the ids (queued again at the front, failed).
@@ -201,6 +260,7 @@ class JobStore:
                     (id,),
                 )
                 again.insert(0, id)
+            db.execute("UPDATE jobs SET paused = NULL WHERE state IN ('finished', 'failed', 'cancelled')")
         return tuple(again), tuple(failed)
 
     def begin_life(self) -> int:
@@ -232,6 +292,11 @@ class JobStore:
         with self._explained(), self._read_lock:
             return _select(self._reader, rest, values)
 
+    def _change(self, statement: str, *values: Any) -> bool:
+        """Run one statement; return whether it changed a row."""
+        with self._writing() as db:
+            return db.execute(statement, values).rowcount == 1
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: committed and synced at the end of the block, or undone."""
@@ -253,13 +318,19 @@ class JobStore:
             raise database.explain(self.path, error) from error
 
 
+def unknown(id: str) -> RequestError:
+    """Say that there is no such job."""
+    return RequestError("job", f"There is no job {id}.", "It may belong to another data folder.")
+
+
 def _select(db: sqlite3.Connection, rest: str, values: tuple[Any, ...]) -> tuple[Job, ...]:
     rows = db.execute(f"SELECT {_COLUMNS} FROM jobs {rest}", values).fetchall()
     return tuple(_job(row) for row in rows)
 
 
 def _job(row: tuple[Any, ...]) -> Job:
-    id, owner, request, state, position, created_ms, attempts, started_ms, ended_ms, terminal, saved = row
+    id, owner, request, state, position, created_ms, attempts, started_ms, ended_ms, terminal, paused, saved = row
+    place = events.from_json(json.loads(paused)) if paused else None
     pictures = [events.from_json(values) for values in json.loads(saved or "[]")]
     return Job(
         id=id,
@@ -273,7 +344,14 @@ def _job(row: tuple[Any, ...]) -> Job:
         ended_ms=ended_ms,
         terminal=events.from_json(json.loads(terminal)) if terminal else None,
         saved=tuple(sorted((p for p in pictures if isinstance(p, Saved)), key=lambda p: p.picture)),
+        paused=place if isinstance(place, Paused) else None,
     )
+
+
+def _replace(db: sqlite3.Connection, old: str, new: str, owner: str) -> None:
+    row = db.execute("SELECT position FROM jobs WHERE id = ? AND owner = ?", (old, owner)).fetchone()
+    if row is not None and _finish(db, old, Cancelled(), _RESTING):
+        db.execute("UPDATE jobs SET position = ? WHERE id = ?", (row[0], new))
 
 
 def _finish(db: sqlite3.Connection, id: str, event: Terminal, states: Collection[State]) -> bool:

@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from fooocus import events
-from fooocus.errors import RequestError, StorageError
-from fooocus.events import Cancelled, Event, Failed, Notice, Queued, Saved
+from fooocus.errors import StorageError
+from fooocus.events import Cancelled, Event, Failed, Notice, Paused, Saved
 from fooocus.jobs import deaths
-from fooocus.jobs.feed import Feed
+from fooocus.jobs.board import Board
+from fooocus.jobs.durable import durably
+from fooocus.jobs.orders import Orders
+from fooocus.jobs.paused import sweep
 from fooocus.jobs.process import RotatedLog, WorkerProcess, WorkerState
 from fooocus.jobs.restarts import FAILED_STARTS, Patience, Restarts
-from fooocus.jobs.store import Job, JobStore, State, Terminal
+from fooocus.jobs.store import Job, JobStore, State, Terminal, unknown
 from fooocus.jobs.worker import WorkItem
-
-_FEEDS_KEPT = 256  # jobs whose events stay in memory; those of older jobs are rebuilt from the store
-_LIFE = 1 << 32  # event numbers of one life of the page process; the sum stays exact in JavaScript
 
 _RUNNING: tuple[State, ...] = ("running",)
 _WAITING: tuple[State, ...] = ("waiting",)
@@ -62,9 +62,10 @@ class Jobs:
         )
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)  # something for the dispatcher
+        self._rested = threading.Condition(self._lock)  # the worker has no job any more, or has ended
         self._shut = threading.Event()
-        self._feeds: dict[str, Feed] = {}
-        self._number = store.begin_life() * _LIFE
+        self._board = Board(store, self._lock, lambda: self._state.job)
+        self.orders = Orders(store, self._board, self._lock, self._ask, self._wish)
         self._state = WorkerState("starting")
         self._process: WorkerProcess | None = None
         self._alive = False  # false from the worker's end on, while its job is still being ended
@@ -74,27 +75,33 @@ class Jobs:
         self._begun = False  # the worker has taken up the running job
         self._work = True  # a waiting job may be in the store
         self._stops: dict[str, float] = {}  # running jobs that shall stop, and when patience ends
+        self._wishes: dict[str, bool] = {}  # of running jobs: whether they were last asked to pause, or to go on
         self.recovered, self.given_up = store.recover()
+        sweep(store)
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
         self._dispatcher.start()
 
-    def submit(self, request: dict[str, Any], owner: str, *, key: str | None = None) -> str:
-        """Queue a job and return its id; it is on disk by then. The same ``key`` sent again returns the same job."""
-        id = self.store.submit(request, owner, key=key).id
+    def submit(
+        self, request: dict[str, Any], owner: str, *, key: str | None = None, replaces: str | None = None
+    ) -> str:
+        """Queue a job and return its id; it is on disk by then. The same ``key`` sent again returns the same job.
+
+        A resting job of the same owner that is named by ``replaces`` leaves the queue, and the new one has its place.
+        """
+        id = self.store.submit(request, owner, key=key, replaces=replaces).id
+        gone = self.store.get(replaces) if replaces else None
         with self._lock:
-            self._feed(id)
-            self._work = True
-            if self._state.phase == "down":
-                self._restarts.asked()
-                self._state = WorkerState("restarting", self._state.reason)
-            self._wake.notify()
+            self._board.feed(id)
+            if gone is not None and gone.state == "cancelled":
+                self._board.publish(gone.id, Cancelled())
+                self._board.tell_queue()
+            self._ask()
         return id
 
     def job(self, id: str) -> Job:
         """Return a job. Raises :class:`RequestError` when there is none."""
-        job = self.store.get(id)
-        if job is None:
-            raise RequestError("job", f"There is no job {id}.", "It may belong to another data folder.")
+        if (job := self.store.get(id)) is None:
+            raise unknown(id)
         return job
 
     def jobs(
@@ -110,24 +117,24 @@ class Jobs:
         process these are rebuilt: what was saved, and how it ended. Raises :class:`RequestError` for an unknown job.
         """
         with self._lock:
-            feed = self._feed(id)
+            feed = self._board.feed(id)
             feed.changed.wait_for(lambda: feed.after(after) or feed.ended or self._shut.is_set(), timeout)
             return feed.after(after)
 
     def cancel(self, id: str) -> bool:
-        """Take a waiting job out of the queue or ask a running one to stop; return whether it was either.
+        """Take a resting job out of the queue or ask a running one to stop; return whether it was either.
 
         A running job that does not stop in time loses its worker. Raises :class:`RequestError` for an unknown job.
         """
         if self.store.cancel(id):
             with self._lock:
-                self._publish(id, Cancelled())
-                self._tell_queue()
+                self._board.publish(id, Cancelled())
+                self._board.tell_queue()
             return True
         if self.job(id).state != "running":
             return False
         with self._lock:
-            if self._feed(id).ended:
+            if self._board.feed(id).ended:
                 return False
             self._stops.setdefault(id, time.monotonic() + self._patience.stop_seconds)
             if self._process is not None:
@@ -143,16 +150,9 @@ class Jobs:
             self._process.send({"skip": id})
             return True
 
-    def move(self, id: str, place: int) -> bool:
-        """Move a waiting job to ``place`` of the queue (0 runs next); return whether it was waiting."""
-        moved = self.store.move(id, place)
-        with self._lock:
-            self._tell_queue()
-        return moved
-
     def idle(self) -> bool:
-        """Return whether no job is waiting or running."""
-        return not self.store.list(states=("waiting", "running"), limit=1)
+        """Return whether no job runs, and none waits that nobody holds back."""
+        return not self.store.queue() and not self.store.list(states=_RUNNING, limit=1)
 
     def worker_state(self) -> WorkerState:
         """Return what the worker is doing."""
@@ -164,8 +164,10 @@ class Jobs:
         with self._lock:
             self._shut.set()
             self._wake.notify()
-            for feed in self._feeds.values():
-                feed.changed.notify_all()
+            self._board.wake_all()
+            if self._state.job is not None:
+                self._wish(self._state.job, pause=True)
+            self._rested.wait_for(lambda: self._state.job is None or not self._alive, self._patience.close_seconds)
         self._dispatcher.join()
         if self._process is not None:
             self._process.close(self._patience.close_seconds)
@@ -233,13 +235,15 @@ class Jobs:
         if job is None:
             return
         with self._lock:
-            feed = self._feed(job.id, job)
+            feed = self._board.feed(job.id, job)
             if process is not None and process is self._process and self._alive:
                 feed.started, self._begun = True, False
                 self._state = WorkerState("busy", job=job.id)
-                self._tell_queue()
-                item = WorkItem(job.id, job.request, job.created_ms, job.attempts, job.saved)
+                self._board.tell_queue()
+                item = WorkItem(job.id, job.request, job.created_ms, job.attempts, job.saved, job.paused)
                 process.send({"run": item.to_json()})
+                if self._wishes.get(job.id):
+                    process.send({"pause": job.id})
                 return
         self._take_back(job.id)
 
@@ -248,19 +252,20 @@ class Jobs:
         if self._durably(id, lambda: self.store.release(id)):
             with self._lock:
                 self._work = True
-                self._feeds[id].started = False
+                self._board.feed(id).started = False
                 self._state = dataclasses.replace(self._state, job=None)
-                stopped = self._stops.pop(id, None) is not None
+                stopped, rests = self._stops.pop(id, None) is not None, self._wishes.pop(id, False)
             if stopped:
                 self.cancel(id)
+            elif rests:
+                self.orders.pause(id)
 
     # The reading thread of the worker.
 
     def _heard(self, process: WorkerProcess, message: dict[str, Any]) -> None:
         """Take one message of the worker."""
         if "ready" in message:
-            self._idle()
-            return
+            return self._idle()
         if "begun" in message:
             self._begun = True
             return
@@ -271,12 +276,12 @@ class Jobs:
             return
         if id != self._state.job:
             _log().warning("the worker spoke about job %s, which is not running", id)
-        elif isinstance(event, events.TERMINAL):
-            self._end(id, event)
+        elif isinstance(event, events.LAST):
+            self._rest(id, event) if isinstance(event, Paused) else self._end(id, event)
             self._idle()
         elif not isinstance(event, Saved) or self._durably(id, lambda: self.store.record(id, event)):
             with self._lock:
-                self._publish(id, event)
+                self._board.publish(id, event)
 
     def _idle(self) -> None:
         """The worker can take a job."""
@@ -289,6 +294,7 @@ class Jobs:
         """The worker has ended: end its job with the reason and have another started."""
         with self._lock:
             self._alive, state = False, self._state
+            self._rested.notify_all()
         if self._shut.is_set():
             return
         words, remedy = deaths.explain(code)
@@ -301,8 +307,8 @@ class Jobs:
         if state.job is not None and not self._begun:
             self._take_back(state.job)
         elif state.job is not None:
-            stopped = state.job in self._stops
-            self._end(state.job, Cancelled() if stopped else Failed("WorkerError", sentence, remedy))
+            fault = Failed("WorkerError", sentence, remedy)
+            self._end(state.job, Cancelled() if state.job in self._stops else fault)
         self._after_death(sentence, ready=ready, tail=tuple(process.tail))
 
     def _after_death(self, sentence: str, *, ready: bool, tail: Sequence[str] = ()) -> None:
@@ -318,10 +324,55 @@ class Jobs:
             self._wake.notify()
         if down:
             failed = deaths.stays_down(FAILED_STARTS, sentence, tail)
-            for id in self._ahead():
+            for id in self._board.ahead():
                 self._end(id, failed, states=_WAITING)
 
+    def _rest(self, id: str, paused: Paused) -> None:
+        """The worker has left its job where it can go on: in this life of the page, or in the next."""
+        closing = self._shut.is_set()
+        rest = self.store.release if closing else self.store.rest
+        if not self._durably(id, lambda: rest(id, paused)):
+            return
+        with self._lock:
+            stopped, stays = id in self._stops, self._wishes.get(id) is False
+            self._leave(id)
+            self._board.publish(id, paused)
+            self._board.feed(id).started = False
+            self._board.tell_queue()
+        if stopped:
+            self.cancel(id)
+        elif stays and not closing:
+            self.orders.resume(id)
+
     # Shared by the threads.
+
+    def _wish(self, id: str, *, pause: bool) -> bool:
+        """Tell the worker to leave its job or to stay with it; return whether it has this job, or is about to."""
+        with self._lock:
+            if self.job(id).state != "running":
+                return False
+            self._wishes[id] = pause
+            if self._process is not None and self._state.job == id:
+                self._process.send({"pause" if pause else "resume": id})
+            return True
+
+    def _ask(self) -> None:
+        """A job may be there to begin. Held: the lock."""
+        self._work = True
+        if self._state.phase == "down":
+            self._restarts.asked()
+            self._state = WorkerState("restarting", self._state.reason)
+        self._wake.notify()
+
+    def _leave(self, id: str) -> None:
+        """The worker's job is no longer its job. Held: the lock."""
+        self._stops.pop(id, None)
+        self._wishes.pop(id, None)
+        self._work = True
+        if self._state.job == id:
+            self._state = dataclasses.replace(self._state, job=None)
+            self._restarts.healthy()
+            self._rested.notify_all()
 
     def _end(self, id: str, event: Terminal, *, states: Collection[State] = _RUNNING) -> None:
         """End a job: on disk first, then for the watchers."""
@@ -329,69 +380,20 @@ class Jobs:
         with self._lock:
             if not done and self._shut.is_set():
                 return
-            self._stops.pop(id, None)
-            self._work = True
-            if self._state.job == id:
-                self._state = dataclasses.replace(self._state, job=None)
-                self._restarts.healthy()
+            self._leave(id)
             if done:
-                self._publish(id, event)
-                self._tell_queue()
+                self._board.publish(id, event)
+                self._board.tell_queue()
+        sweep(self.store)
 
     def _durably(self, id: str, write: Callable[[], bool]) -> bool:
-        """Write to the store and return whether it changed; a store that cannot be written stops the queue till it can.
+        """Write to the store, see :func:`durably`; trouble with the disk is told on the job."""
 
-        The person is told once. Also returns false, without having written, when the page closes meanwhile.
-        """
-        told = False
-        while True:
-            try:
-                return write()
-            except StorageError as error:
-                if not told:
-                    told = True
-                    with self._lock:
-                        self._publish(id, Notice(f"{error.sentence} {error.remedy}"))
-            if self._shut.wait(self._patience.retry_seconds):
-                return False
+        def tell(words: str) -> None:
+            with self._lock:
+                self._board.publish(id, Notice(words))
 
-    def _feed(self, id: str, job: Job | None = None) -> Feed:
-        """Return a job's feed, rebuilt from the store when it is not in memory. Held: the lock."""
-        feed = self._feeds.get(id)
-        if feed is not None:
-            return feed
-        job = job or self.job(id)
-        feed = self._feeds[id] = Feed(self._lock)
-        begin: list[Event] = [] if job.terminal else [Queued(self._ahead().get(id, 0))]
-        for event in (*begin, *job.saved, *([job.terminal] if job.terminal else [])):
-            self._publish(id, event)
-        ended = [old for old, kept in self._feeds.items() if kept.ended and old != id]
-        for old in ended[: max(0, len(self._feeds) - _FEEDS_KEPT)]:
-            del self._feeds[old]
-        return feed
-
-    def _publish(self, id: str, event: Event) -> None:
-        """Number an event and give it to the watchers, if there ever was one. Held: the lock."""
-        feed = self._feeds.get(id)
-        if feed is not None:
-            self._number += 1
-            feed.add(self._number, event)
-
-    def _ahead(self) -> dict[str, int]:
-        """Return for each waiting job how many run before it. Held: the lock."""
-        try:
-            queue = self.store.queue()
-        except StorageError as error:
-            _log().warning("the queue cannot be read: %s", error)
-            return {}
-        return {id: place + (self._state.job is not None) for place, id in enumerate(queue)}
-
-    def _tell_queue(self) -> None:
-        """Tell the watchers of waiting jobs where they stand, if that has changed. Held: the lock."""
-        for id, ahead in self._ahead().items():
-            feed = self._feeds.get(id)
-            if feed is not None and not feed.started and feed.ahead != ahead:
-                self._publish(id, Queued(ahead))
+        return durably(write, tell, self._shut, self._patience.retry_seconds)
 
 
 def _log() -> logging.Logger:

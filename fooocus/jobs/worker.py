@@ -1,9 +1,10 @@
 """The worker's side of the pipe: take one job after another, run it, and say what happens.
 
 The page process writes one JSON object per line to the worker's standard input and reads one per line from its standard
-output. In: ``{"prepare": {...}}``, ``{"run": {...}}`` (a :class:`WorkItem`), ``{"stop": id}``, ``{"skip": id}``; the
-end of the input means that the page is gone. Out: ``{"ready": {"pid": n}}`` once after each prepare, ``{"begun": id}``
-before a job can do any harm, and ``{"id": id, "event": {...}}``.
+output. In: ``{"prepare": {...}}``, ``{"run": {...}}`` (a :class:`WorkItem`), ``{"stop": id}``, ``{"skip": id}``,
+``{"pause": id}`` and ``{"resume": id}``, which takes a pause back; the end of the input means that the page is gone.
+Out: ``{"ready": {"pid": n}}`` once after each prepare, ``{"begun": id}`` before a job can do any harm, and
+``{"id": id, "event": {...}}``.
 
 A worker's program is three lines: :func:`claim_pipes` before anything heavy is imported, then the engine, then
 :func:`serve`. :func:`perform` alone runs a job without any pipe, for the command line.
@@ -26,8 +27,8 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from fooocus import events
-from fooocus.errors import FooocusError, Stopped
-from fooocus.events import Cancelled, Event, Failed, Finished, Saved
+from fooocus.errors import FooocusError, PauseAsked, Stopped
+from fooocus.events import Cancelled, Event, Failed, Finished, Paused, Saved, Stage, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class WorkItem:
 
     ``attempt`` counts from 1. On a second attempt ``saved`` holds the pictures that the first one finished: they must
     not be made again. A picture that reached the disk without being listed (the process died in between) is recognised
-    by its name, which is built from ``created_ms``, a number that no other job has.
+    by its name, which is built from ``created_ms``, a number that no other job has. ``paused`` is where the job was
+    when it was paused last: what it says of a picture that is not saved still holds.
     """
 
     id: str
@@ -44,16 +46,20 @@ class WorkItem:
     created_ms: int
     attempt: int = 1
     saved: tuple[Saved, ...] = ()
+    paused: Paused | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the item as a JSON object."""
-        return {**vars(self), "saved": [events.to_json(saved) for saved in self.saved]}
+        # The picture of where it was is for the page, which has it.
+        paused = self.paused and events.to_json(dataclasses.replace(self.paused, preview=None))
+        return {**vars(self), "saved": [events.to_json(saved) for saved in self.saved], "paused": paused}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WorkItem:
         """Read what :meth:`to_json` wrote."""
         pictures = [events.from_json(saved) for saved in values["saved"]]
-        return cls(**{**values, "saved": tuple(p for p in pictures if isinstance(p, Saved))})
+        paused = events.from_json(values["paused"]) if values["paused"] else None
+        return cls(**{**values, "saved": tuple(p for p in pictures if isinstance(p, Saved)), "paused": paused})
 
 
 class Control:
@@ -62,6 +68,7 @@ class Control:
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._skip = threading.Event()
+        self._pause = threading.Event()
 
     def stop(self) -> None:
         """Ask the job to end."""
@@ -70,6 +77,14 @@ class Control:
     def skip(self) -> None:
         """Ask the job to leave out the rest of this picture."""
         self._skip.set()
+
+    def pause(self) -> None:
+        """Ask the job to rest where it is."""
+        self._pause.set()
+
+    def resume(self) -> None:
+        """Take a pause back that has not been looked at yet."""
+        self._pause.clear()
 
     def stopping(self) -> bool:
         """Return whether the job was asked to end."""
@@ -84,9 +99,11 @@ class Control:
         self._skip.clear()
 
     def check(self) -> None:
-        """Raise :class:`Stopped` when the job was asked to end."""
+        """Raise :class:`Stopped` when the job was asked to end, :class:`PauseAsked` when it was asked to rest."""
         if self._stop.is_set():
             raise Stopped("The job was stopped.")
+        if self._pause.is_set():
+            raise PauseAsked("The job was paused.")
 
 
 Emit = Callable[[Event], None]
@@ -95,22 +112,35 @@ Prepare = Callable[[dict[str, Any]], None]
 
 
 def perform(run: Run, item: WorkItem, emit: Emit, control: Control) -> None:
-    """Run one job so that exactly one terminal event is emitted, whatever ``run`` raises, forgets or repeats."""
+    """Run one job so that exactly one last event is emitted, whatever ``run`` raises, forgets or repeats.
+
+    A ``run`` that knows how to continue a picture says :class:`~fooocus.events.Paused` itself; for one that lets
+    ``PauseAsked`` through, the picture begins anew.
+    """
     begun = time.monotonic()
     paths = {saved.picture: saved.path for saved in item.saved}
     ended = False
+    reached = Paused()
 
     def guarded(event: Event) -> None:
-        nonlocal ended
+        nonlocal ended, reached
         if ended:
             _log().warning("job %s: said after its end: %s", item.id, type(event).__name__)
             return
-        ended = isinstance(event, events.TERMINAL)
+        ended = isinstance(event, events.LAST)
         if isinstance(event, Saved):
             paths[event.picture] = event.path
+        if isinstance(event, Stage | Step):
+            reached = Paused(event.picture, event.pictures)
         emit(event)
 
-    fault = _attempt(item.id, lambda: run(item, guarded, control))
+    def work() -> None:
+        try:
+            run(item, guarded, control)
+        except PauseAsked:
+            guarded(reached)
+
+    fault = _attempt(item.id, work)
     if not ended:
         guarded(fault or Finished(tuple(paths[picture] for picture in sorted(paths)), time.monotonic() - begun))
 
@@ -208,7 +238,15 @@ class _Desk:
             self.control(message["stop"]).stop()  # may come before its job: the control is then found by the job
         elif "skip" in message:
             self.control(message["skip"]).skip()
+        elif "pause" in message:
+            self.control(message["pause"]).pause()
+        elif "resume" in message:
+            self.control(message["resume"]).resume()
         elif "run" in message or "prepare" in message:
+            if "run" in message:  # a wish that came too late for the job's last run does not hold for this one
+                control = self.control(message["run"]["id"])
+                control.resume()
+                control.skipped()
             with self._lock:
                 self._pending += 1
             self._inbox.put(message)
@@ -268,7 +306,7 @@ class _Channel:
     def emit(self, id: str, event: Event) -> None:
         """Write an event of a job. Raises :class:`Stopped` when nobody listens any more."""
         self.say({"id": id, "event": events.to_json(event)})
-        if self.broken and not isinstance(event, events.TERMINAL):
+        if self.broken and not isinstance(event, events.LAST):
             raise Stopped("The page is gone.")
 
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,15 +19,15 @@ import anyio
 import anyio.to_thread
 
 from fooocus.errors import RequestError
-from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Queued, Saved, Stage, Step
+from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Paused, Queued, Saved, Stage, Step
 from fooocus.jobs.store import Job, State
 from fooocus.jobs.supervisor import Jobs
 from fooocus.request import Request, parse_size
 
-Phase = Literal["empty", "waiting", "running", "finished", "failed", "cancelled"]
-ACTIVE: tuple[State, ...] = ("waiting", "running")
+Phase = Literal["empty", "waiting", "running", "paused", "finished", "failed", "cancelled"]
+ACTIVE: tuple[State, ...] = ("waiting", "running", "paused")
 
-_WAITING: tuple[State, ...] = ("waiting",)
+_FIRST: tuple[State, ...] = ("running", "waiting", "paused")  # which job is shown of several
 
 # How far a picture is when a stage begins, as a part of 1. On a warm model sampling is nearly all of the time; the
 # stages around it get just enough for the bar to be seen moving.
@@ -66,6 +66,7 @@ class View:
     size: tuple[int, int] = (1, 1)
     ahead: int = 0
     waiting: int = 0
+    held: bool = False
     stage: str = ""
     picture: int = 0
     pictures: int = 1
@@ -144,6 +145,9 @@ def fold(view: View, event: Event, now: float, outputs: Path) -> View:
             return _advance(view, 1.0)
         case Notice(text):
             return change(view, notice=text)
+        case Paused(picture, pictures, step, steps):
+            view = change(view, phase="paused", ahead=0, stage="", stepped_at=0.0)
+            return change(view, picture=picture, pictures=pictures, step=step, steps=steps) if steps else view
         case Finished(_, seconds):
             return change(view, phase="finished", fraction=1.0, seconds=seconds)
         case Failed(code, sentence, remedy, _):
@@ -176,6 +180,16 @@ def picture_url(path: Path, outputs: Path) -> str:
     return f"/pictures/{parts[0]}/{parts[1]}" if len(parts) == 2 else ""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """The news of a job, how many other jobs of its owner wait, which run, and whether they are all held back."""
+
+    news: Sequence[tuple[int, Event]]
+    waiting: int
+    running: set[str]
+    held: bool
+
+
 class Watcher:
     """Follow jobs for one tab. ``threads`` bounds how many waits for events block a thread at once, page-wide."""
 
@@ -202,35 +216,57 @@ class Watcher:
         return list(self._jobs.jobs(owner, limit=1))
 
     async def watch(self, ids: Sequence[str], owner: str) -> AsyncIterator[View]:
-        """Yield views of the active jobs among ``ids``, one after the other; of the last one when none is active."""
-        mine = self.mine(ids, owner)
-        for job in [job for job in mine if job.state in ACTIVE] or mine[-1:]:
-            async for view in self._follow(job):
-                yield view
+        """Yield views of the jobs among ``ids``, one after the other as they run, until the last has ended.
 
-    async def _follow(self, job: Job) -> AsyncIterator[View]:
+        One that rests is shown while no other runs; when none is active, the last one is shown.
+        """
+        shown: set[str] = set()
+        job = self._next(ids, owner, shown) or next(iter(self.mine(ids, owner)[-1:]), None)
+        while job is not None:
+            async for view in self._follow(job, ids):
+                yield view
+            if not view.active:
+                shown.add(job.id)
+            job = self._next(ids, owner, shown)
+            if not view.active and job is not None and job.state == "paused":
+                return  # what has just ended is worth more than a job that rests for longer
+
+    def _next(self, ids: Sequence[str], owner: str, but: Collection[str] = ()) -> Job | None:
+        """Return the active job that is shown first: what runs, or else waits, or else is paused."""
+        active = [job for job in self._jobs.jobs(owner, ACTIVE) if job.id in ids and job.id not in but]
+        return min(active, key=lambda job: (_FIRST.index(job.state), job.position), default=None)
+
+    async def _follow(self, job: Job, ids: Sequence[str]) -> AsyncIterator[View]:
+        """Yield views of a job until it has ended, or rests while another one runs."""
         self._limiter = self._limiter or anyio.CapacityLimiter(self._threads)
         view, last = opening(job), 0
         shown: View | None = None
         while True:
             wait = 0.0 if shown is None else _WAIT_SECONDS
-            news, waiting = await anyio.to_thread.run_sync(self._look, job, last, wait, limiter=self._limiter)
+            look = await anyio.to_thread.run_sync(self._look, job, last, wait, limiter=self._limiter)
+            news = look.news
             for number, event in news:
                 last = number
                 if isinstance(event, Step) and event.preview:
                     self._previews.put(job.id, event.preview)
                 # Events of the past, read at once after a reload, tell nothing about the pace.
                 view = fold(view, event, time.monotonic() if shown else 0.0, self._outputs)
-            view = dataclasses.replace(view, waiting=waiting if view.active else 0)
+            view = dataclasses.replace(view, waiting=look.waiting if view.active else 0, held=look.held)
             if view != shown:
                 shown = view
                 yield view
-            if not view.active:
+            if not view.active or (view.phase != "running" and look.running & {*ids} - {job.id}):
                 return
             if not news:  # the wait ended without news; at once when the jobs are being closed
                 await anyio.sleep(_IDLE_SECONDS)
 
-    def _look(self, job: Job, after: int, wait: float) -> tuple[Sequence[tuple[int, Event]], int]:
-        """Return the news of a job and how many other jobs of its owner wait. Blocks."""
+    def _look(self, job: Job, after: int, wait: float) -> _Look:
+        """Return the news of a job and of its owner's other ones. Blocks."""
         news = self._jobs.events(job.id, after, wait)
-        return news, sum(other.id != job.id for other in self._jobs.jobs(job.owner, _WAITING))
+        others = [other for other in self._jobs.jobs(job.owner, ACTIVE) if other.id != job.id]
+        return _Look(
+            news,
+            sum(other.state == "waiting" for other in others),
+            {other.id for other in others if other.state == "running"},
+            self._jobs.orders.held(job.owner),
+        )

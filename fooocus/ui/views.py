@@ -39,7 +39,7 @@ def stage(view: View) -> str:
     match view.phase:
         case "empty":
             inside = _empty()
-        case "waiting" | "running":
+        case "waiting" | "running" | "paused":
             inside = _picture_forming(view) + _strip(view.saved, None, view.pictures) + _progress(view) + _notice(view)
         case _:
             inside = _outcome(view)
@@ -61,8 +61,10 @@ def problem(error: FooocusError | None) -> str:
 def progress_words(view: View) -> str:
     """Return progress as a person reads it: picture 2 of 4 · step 17 of 30 · 6 s left."""
     if view.phase == "waiting":
-        return "Next in line" if not view.ahead else f"Waiting, {view.ahead} ahead"
+        return "" if view.held else "Next in line" if not view.ahead else f"Waiting, {view.ahead} ahead"
     words = [f"picture {view.picture} of {view.pictures}"] if view.pictures > 1 and view.picture else []
+    if view.phase == "paused":
+        return " · ".join(words)
     if view.step:
         words.append(f"step {view.step} of {view.steps}")
     if view.seconds_left is not None:
@@ -85,6 +87,8 @@ def _title(view: View) -> str:
     match view.phase:
         case "waiting":
             state = "Waiting"
+        case "paused":
+            state = "Paused"
         case "running":
             state = f"{percent(view)} %"
         case "finished":
@@ -125,14 +129,23 @@ def _picture_forming(view: View) -> str:
 def _progress(view: View) -> str:
     done = percent(view)
     queue = f'<span class="queue">{view.waiting} waiting</span>' if view.waiting else ""
-    stage_words = "" if view.phase == "waiting" else _STAGES.get(view.stage, "Working")
     return (
         '<div class="progress">'
         f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{done}"><i style="width:{view.fraction * 100:.1f}%"></i></div>'
-        f'<p><span class="now" role="status">{stage_words}</span>'
+        f'<p><span class="now" role="status">{_now(view)}</span>'
         f'<span class="count">{escape(progress_words(view))}</span>{queue}</p></div>'
     )
+
+
+def _now(view: View) -> str:
+    """Say in a few words what goes on."""
+    match view.phase:
+        case "waiting":
+            return "Your queue is paused" if view.held else ""
+        case "paused":
+            return f"Paused at step {view.step} of {view.steps}" if view.step else "Paused"
+    return _STAGES.get(view.stage, "Working")
 
 
 def _notice(view: View) -> str:

@@ -29,9 +29,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fooocus.errors import RenderError
-from fooocus.events import Notice, Saved, Stage, Step
+from fooocus.errors import PauseAsked, RenderError
+from fooocus.events import Notice, Paused, Saved, Stage, Step
 from fooocus.jobs.worker import Control, Emit, WorkItem, claim_pipes, serve
+
+
+class _Left(Exception):
+    """The picture was left after ``step`` of its steps."""
+
+    def __init__(self, step: int, steps: int, preview: bytes | None) -> None:
+        super().__init__()
+        self.step, self.steps, self.preview = step, steps, preview
 
 
 class FakeEngine:
@@ -51,7 +59,9 @@ class FakeEngine:
         count = int(item.request.get("count") or 1)
         seed = item.request.get("seed")
         seed = item.created_ms % 2**31 if seed is None else int(seed)  # the same again in a second attempt
-        known = {saved.picture for saved in item.saved}
+        rest = item.paused or Paused()
+        known = {saved.picture for saved in item.saved} | set(rest.skipped)
+        skipped = list(rest.skipped)
         if fake.get("print_to_stdout"):
             print('{"id": "x", "event": "a library prints"}', flush=True)
             subprocess.run([sys.executable, "-c", "print('a child prints')"], check=True)
@@ -61,26 +71,40 @@ class FakeEngine:
                 continue
             path = self._path(item, picture, seed + picture - 1)
             control.skipped()
-            if path.exists() or self._steps(item, picture, count, emit, control):
+            begin = rest.step if picture == rest.picture else 0
+            try:
+                made = path.exists() or self._steps(item, picture, count, emit, control, begin)
+            except _Left as left:
+                return emit(Paused(picture, count, left.step, left.steps, left.preview, tuple(skipped)))
+            if not made:
+                skipped.append(picture)
+            else:
                 emit(Stage("saving", picture, count))
                 self._save(item, path, seed + picture - 1)
                 emit(Saved(picture, count, str(path), seed + picture - 1))
 
-    def _steps(self, item: WorkItem, picture: int, pictures: int, emit: Emit, control: Control) -> bool:
-        """Walk the steps; return false when the picture is skipped."""
+    def _steps(self, item: WorkItem, picture: int, pictures: int, emit: Emit, control: Control, begin: int) -> bool:
+        """Walk the steps from ``begin`` on; return false when the picture is skipped. Raises :class:`_Left`."""
         fake = item.request.get("fake", {})
         steps = int(fake.get("steps") or item.request.get("steps") or 10)
         wants_preview = fake.get("preview", "fake" not in item.request)
         emit(Stage("sampling", picture, pictures))
-        for step in range(1, steps + 1):
-            control.check()
+        preview = None
+        for step in range(begin + 1, steps + 1):
+            try:
+                control.check()
+            except PauseAsked:
+                raise _Left(step - 1, steps, preview) from None
             if control.skipping():
                 return False
             _misbehave(fake, step)
             time.sleep(float(fake.get("seconds", 0.02)))
             preview = _jpeg(step / steps) if wants_preview else None
             emit(Step(picture, pictures, step, steps, preview))
-        control.check()
+        try:
+            control.check()
+        except PauseAsked:
+            raise _Left(steps, steps, preview) from None
         return True
 
     def _path(self, item: WorkItem, picture: int, seed: int) -> Path:

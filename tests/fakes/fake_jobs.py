@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from fooocus.errors import RequestError
-from fooocus.events import TERMINAL, Event
+from fooocus.events import LAST, Event
 from fooocus.jobs.store import Job
 from fooocus.jobs.supervisor import WorkerState
 
@@ -21,6 +21,7 @@ class FakeJobs:
         self.all: dict[str, Job] = {}
         self.said: dict[str, list[tuple[int, Event]]] = {}
         self.cancelled: list[str] = []
+        self.orders = self
 
     def submit(self, request: dict[str, Any], owner: str) -> str:
         id = f"job-{len(self.all) + 1}"
@@ -32,7 +33,7 @@ class FakeJobs:
         with self.changed:
             for event in events:
                 self.said[id].append((len(self.said[id]) + 1, event))
-                state = type(event).__name__.lower() if isinstance(event, TERMINAL) else "running"
+                state = type(event).__name__.lower() if isinstance(event, LAST) else "running"
                 self.all[id] = dataclasses.replace(self.all[id], state=state)
             self.changed.notify_all()
 
@@ -56,6 +57,9 @@ class FakeJobs:
 
     def skip(self, id: str) -> bool:
         return True
+
+    def held(self, owner: str) -> bool:
+        return False
 
     def worker_state(self) -> WorkerState:
         return WorkerState("ready")

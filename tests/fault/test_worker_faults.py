@@ -22,8 +22,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fooocus.errors import AlreadyRunning, RequestError, StorageError
-from fooocus.events import TERMINAL, Cancelled, Event, Failed, Finished, Notice, Queued, Saved, Step
+from fooocus.events import TERMINAL, Cancelled, Event, Failed, Finished, Notice, Paused, Queued, Saved, Step
 from fooocus.jobs.lock import FolderLock
+from fooocus.jobs.paused import paused_file
 from fooocus.jobs.restarts import Patience
 from fooocus.jobs.store import JobStore
 from fooocus.jobs.supervisor import Jobs
@@ -213,10 +214,170 @@ def test_skip_goes_to_the_next_picture(opened: Open) -> None:
     assert events[-1] == Finished((), events[-1].seconds if isinstance(events[-1], Finished) else 0)
 
 
+def steps_of(jobs: Jobs, id: str) -> list[int]:
+    return [event.step for _, event in jobs.events(id) if isinstance(event, Step)]
+
+
+def test_a_paused_job_leaves_the_worker_to_the_next_and_goes_on_where_it_was(opened: Open) -> None:
+    jobs = opened()
+    id = jobs.submit({"count": 2, **fake(steps=40, seconds=0.01)}, "me")
+    until(jobs, id, Step)
+    begun = time.monotonic()
+    assert jobs.orders.pause(id)
+    until(jobs, id, Paused)
+    assert time.monotonic() - begun < 1
+    ends_well(jobs)
+    job = jobs.job(id)
+    assert (job.state, job.attempts) == ("paused", 0)
+    assert job.paused is not None and job.paused.step == steps_of(jobs, id)[-1] < 40
+    assert not jobs.orders.pause(id)
+    assert jobs.orders.resume(id)
+    assert isinstance(watch(jobs, id)[-1], Finished)
+    assert steps_of(jobs, id) == [*range(1, 41), *range(1, 41)], "no step is left out or done twice"
+    assert jobs.job(id).attempts == 1
+    assert not jobs.orders.resume(id)
+
+
+def test_a_paused_job_survives_a_restart_and_its_preview_too(opened: Open) -> None:
+    first = opened()
+    id = first.submit(fake(steps=400, seconds=0.01, preview=True), "me")
+    until(first, id, Step)
+    first.orders.pause(id)
+    until(first, id, Paused)
+    reached = steps_of(first, id)[-1]
+    first.close()
+    second = opened()
+    past = [event for _, event in second.events(id)]
+    assert isinstance(past[-1], Paused) and past[-1].step == reached
+    assert isinstance(past[-2], Step) and (past[-2].step, past[-2].preview and past[-2].preview[:2]) == (
+        reached,
+        b"\xff\xd8",
+    )
+    assert second.idle(), "a paused job does not run by itself"
+    second.orders.resume(id)
+    until(second, id, Notice)
+    while steps_of(second, id)[-1] <= reached:
+        time.sleep(0.005)
+    assert steps_of(second, id)[:2] == [reached, reached + 1]
+    assert second.cancel(id)
+    assert watch(second, id)[-1] == Cancelled()
+
+
+def test_a_closed_page_goes_on_with_the_picture_it_left(opened: Open) -> None:
+    first = opened()
+    id = first.submit(fake(steps=60, seconds=0.01), "me")
+    until(first, id, Step)
+    first.close()
+    reached = steps_of(first, id)[-1]
+    job = first.job(id)
+    assert (job.state, job.attempts, job.paused and job.paused.step) == ("waiting", 0, reached)
+    second = opened()
+    assert isinstance(watch(second, id)[-1], Finished)
+    assert steps_of(second, id) == list(range(reached, 61))
+
+
+def test_paused_jobs_are_cancelled_and_taken_back(opened: Open) -> None:
+    jobs = opened()
+    running = jobs.submit(fake(steps=2000, seconds=0.005), "me")
+    until(jobs, running, Step)
+    waiting = jobs.submit(fake(), "me")
+    assert jobs.orders.pause(waiting)
+    assert jobs.cancel(waiting)
+    assert watch(jobs, waiting)[-1] == Cancelled()
+    assert jobs.orders.restore(waiting, paused=True)
+    assert jobs.job(waiting).state == "paused"
+    assert [type(event) for _, event in jobs.events(waiting)] == [Paused]
+    assert jobs.orders.resume(waiting)
+    assert jobs.cancel(waiting)
+    assert jobs.orders.restore(waiting)
+    assert not jobs.orders.restore(waiting), "it is not cancelled any more"
+    jobs.cancel(running)
+    assert isinstance(watch(jobs, waiting)[-1], Finished)
+
+
+def test_a_pause_that_is_taken_back_at_once_costs_nothing(opened: Open) -> None:
+    jobs = opened()
+    id = jobs.submit(fake(steps=100, seconds=0.005), "me")
+    until(jobs, id, Step)
+    for _ in range(5):
+        assert jobs.orders.pause(id)
+        assert jobs.orders.resume(id)
+    assert isinstance(watch(jobs, id)[-1], Finished)
+    assert steps_of(jobs, id) == list(range(1, 101))
+    assert jobs.job(id).state == "finished"
+
+
+def test_stop_counts_more_than_pause(opened: Open) -> None:
+    jobs = opened()
+    id = jobs.submit(fake(steps=1000, seconds=0.01), "me")
+    until(jobs, id, Step)
+    jobs.orders.pause(id)
+    jobs.cancel(id)
+    assert watch(jobs, id)[-1] == Cancelled()
+    assert jobs.job(id).state == "cancelled"
+    ends_well(jobs)
+
+
+def test_a_held_queue_rests_over_a_restart_and_other_people_go_on(opened: Open) -> None:
+    first = opened()
+    running = first.submit(fake(steps=400, seconds=0.01), "me")
+    until(first, running, Step)
+    waiting = first.submit(fake(), "me")
+    first.orders.hold("me")
+    until(first, running, Paused)
+    assert isinstance(watch(first, first.submit(fake(), "you"))[-1], Finished)
+    assert [first.job(id).state for id in (running, waiting)] == ["waiting", "waiting"]
+    first.close()
+    second = opened()
+    later = second.submit(fake(), "me")
+    time.sleep(0.2)
+    assert second.orders.held("me") and second.idle()
+    assert [second.job(id).state for id in (running, waiting, later)] == ["waiting"] * 3
+    assert second.orders.let_go("me")
+    until(second, running, Notice)
+    second.cancel(running)
+    for id in (waiting, later):
+        assert isinstance(watch(second, id)[-1], Finished)
+
+
+def test_an_edited_job_takes_the_place_of_the_old_one(opened: Open) -> None:
+    jobs = opened("--slow", "0.2")
+    a, b = jobs.submit(fake(), "me"), jobs.submit(fake(), "me")
+    assert jobs.job(jobs.submit(fake(), "you", replaces=a)).position > jobs.job(b).position
+    assert jobs.job(a).state == "waiting", "nobody replaces another person's job"
+    new = jobs.submit(fake(), "me", replaces=a)
+    assert watch(jobs, a)[-1] == Cancelled()
+    assert jobs.store.queue()[0] == new
+    watch(jobs, new)
+
+
+def test_files_of_jobs_that_have_ended_go(opened: Open, tmp_path: Path) -> None:
+    jobs = opened()
+    id = jobs.submit(fake(steps=400, seconds=0.01), "me")
+    until(jobs, id, Step)
+    jobs.orders.pause(id)
+    until(jobs, id, Paused)
+    (tmp_path / "paused").mkdir()
+    mine, strange = paused_file(tmp_path, id), paused_file(tmp_path, "nobody")
+    for file in (mine, strange):
+        file.touch()
+    ends_well(jobs)
+    jobs.close()
+    assert mine.is_file() and not strange.exists()
+    again = opened()
+    again.cancel(id)
+    ends_well(again)
+    assert mine.is_file(), "a cancelled job may be taken back"
+    jobs.store._change("UPDATE jobs SET ended_ms = 0 WHERE id = ?", id)
+    ends_well(again)
+    again.close()
+    assert not mine.exists()
+
+
 def test_moved_jobs_run_in_the_new_order(opened: Open) -> None:
     jobs = opened("--slow", "0.3")
     a, b, c = (jobs.submit(fake(), "me") for _ in range(3))
-    assert jobs.move(c, 0)
+    assert jobs.orders.arrange("me", [c])
     assert jobs.worker_state().phase == "starting"
     for id in (a, b, c):
         watch(jobs, id)
@@ -326,14 +487,14 @@ def test_fifty_watchers_see_every_event_at_once(opened: Open) -> None:
     threads = [threading.Thread(target=follow, args=(mine,)) for mine in seen]
     for thread in threads:
         thread.start()
-    publish = jobs._publish
+    publish = jobs._board.publish
     published: dict[int, float] = {}
 
     def stamped(id: str, event: Event) -> None:
         publish(id, event)
-        published[jobs._number] = time.monotonic()
+        published[jobs._board._number] = time.monotonic()
 
-    jobs._publish = stamped  # type: ignore[method-assign]
+    jobs._board.publish = stamped  # type: ignore[method-assign]
     last = 0
     while last == 0 or not isinstance(jobs.events(id)[-1][1], TERMINAL):
         for number, _ in jobs.events(id, last, 0.5):

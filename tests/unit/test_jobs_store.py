@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fooocus.errors import StorageError
-from fooocus.events import Cancelled, Failed, Finished, Saved
+from fooocus.events import Cancelled, Failed, Finished, Paused, Saved
+from fooocus.jobs import database
 from fooocus.jobs.store import JobStore
 
 
@@ -53,15 +54,13 @@ def test_same_key_is_one_job(store: JobStore) -> None:
 
 def test_claims_follow_the_queue_and_moves(store: JobStore) -> None:
     a, b, c, d = (store.submit({}, "me").id for _ in range(4))
-    assert store.move(d, 0)
-    assert store.move(a, 99)
+    assert store.arrange("me", [d, b, c])
+    assert not store.arrange("me", [d]), "it is so already"
     assert store.queue() == (d, b, c, a)
     first = store.claim_next()
     assert first is not None
     assert (first.id, first.state, first.attempts) == (d, "running", 1)
-    assert not store.move(d, 1), "a running job has no place in the queue"
-    assert not store.move("nobody", 0)
-    assert store.move(c, 0)
+    assert store.arrange("me", [d, c, "nobody"]), "a running job has no place in the queue"
     claimed = [job.id for job in (store.claim_next(), store.claim_next(), store.claim_next()) if job]
     assert claimed == [c, b, a]
     assert store.claim_next() is None
@@ -122,6 +121,50 @@ def test_recover_runs_an_interrupted_job_once_more_at_the_front(store: JobStore)
     other.close()
 
 
+def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    with sqlite3.connect(path) as db:
+        for statement in database._MIGRATIONS[0]:
+            db.execute(statement)
+        db.execute("PRAGMA user_version = 1")
+        db.execute(
+            "INSERT INTO jobs (id, owner, request, state, position, created_ms)"
+            " VALUES ('a', 'me', '{}', 'waiting', 1, 1)"
+        )
+    db.close()
+    store = JobStore(path)
+    assert store.notices == ()
+    assert store.pause("a") and store.resume("a")
+    store.close()
+
+
+def test_a_running_job_rests_with_its_place(store: JobStore) -> None:
+    a, b = (store.submit({}, "me").id for _ in range(2))
+    assert not store.rest(a, Paused()), "it does not run yet"
+    store.claim_next()
+    place = Paused(2, 3, 12, 30, b"jpeg", (1,))
+    assert store.rest(a, place)
+    assert (store.queue(), store.recover()) == ((b,), ((), ()))
+    job = store.get(a)
+    assert job is not None
+    assert (job.state, job.attempts, job.paused) == ("paused", 0, place)
+    assert store.resume(a)
+    assert store.queue() == (a, b), "it has kept its place"
+
+
+def test_nobody_goes_before_other_people_by_reordering(store: JobStore) -> None:
+    a, x, b, y = (store.submit({}, owner).id for owner in ("me", "you", "me", "you"))
+    assert store.arrange("me", [b, a, x])
+    assert store.queue() == (b, x, a, y)
+    store.hold("me")
+    assert store.queue() == (x, y)
+    assert store.held("me") and not store.held("you")
+    claimed = store.claim_next()
+    assert claimed is not None and claimed.id == x
+    assert store.let_go("me") and not store.let_go("me")
+    assert store.queue() == (b, a, y)
+
+
 def test_release_gives_the_attempt_back(store: JobStore) -> None:
     a, b = (store.submit({}, "me").id for _ in range(2))
     store.claim_next()
@@ -137,12 +180,11 @@ def test_list_chooses_and_sorts(store: JobStore) -> None:
     done, a, b = store.submit({}, "me").id, store.submit({}, "you").id, store.submit({}, "me").id
     store.claim_next()
     store.finish(done, Finished((), 1.0))
-    store.move(b, 0)
-    assert [job.id for job in store.list()] == [b, a, done]
+    assert [job.id for job in store.list()] == [a, b, done]
     assert [job.id for job in store.list("me")] == [b, done]
     assert [job.id for job in store.list(states=("finished", "failed"))] == [done]
     assert store.list("you", states=["finished"]) == ()
-    assert [job.id for job in store.list(limit=1)] == [b]
+    assert [job.id for job in store.list(limit=1)] == [a]
 
 
 def test_lives_are_counted(store: JobStore) -> None:

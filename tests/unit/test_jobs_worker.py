@@ -11,11 +11,11 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from fooocus.errors import DeviceOutOfMemory, RequestError, Stopped
-from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Saved, Step, from_json
+from fooocus.errors import DeviceOutOfMemory, PauseAsked, RequestError, Stopped
+from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Paused, Saved, Step, from_json
 from fooocus.jobs.worker import Control, Emit, Run, WorkItem, perform, serve
 
-ITEM = WorkItem("job", {"prompt": "x"}, 1_700_000_000_000, 2, (Saved(1, 2, "/out/1.png", 5),))
+ITEM = WorkItem("job", {"prompt": "x"}, 1_700_000_000_000, 2, (Saved(1, 2, "/out/1.png", 5),), Paused(2, 2, 3, 9))
 
 
 def said_by(run: Run, item: WorkItem = ITEM) -> list[Event]:
@@ -74,6 +74,25 @@ def test_exactly_one_terminal_event() -> None:
     assert said_by(run) == [Cancelled()]
 
 
+def test_a_pause_is_the_end_of_the_run_and_says_where(wires: list[Wire]) -> None:
+    def run(item: WorkItem, emit: Emit, control: Control) -> None:
+        emit(Step(2, 3, 7, 9))
+        while True:
+            control.check()
+
+    wires.append(wire := Wire(run))
+    wire.run("a")
+    assert wire.event() == Step(2, 3, 7, 9)
+    wire.say(pause="a")
+    assert wire.event() == Paused(2, 3), "an engine that keeps nothing begins the picture anew"
+    wire.say(pause="a")
+    wire.run("a")
+    assert wire.event() == Step(2, 3, 7, 9)
+    wire.say(skip="a")
+    wire.say(stop="a")
+    assert wire.event() == Cancelled(), "a pause that came too late does not hold for the next run"
+
+
 def test_control() -> None:
     control = Control()
     control.check()
@@ -81,6 +100,11 @@ def test_control() -> None:
     assert control.skipping()
     control.skipped()
     assert not control.skipping()
+    control.pause()
+    with pytest.raises(PauseAsked):
+        control.check()
+    control.resume()
+    control.check()
     control.stop()
     assert control.stopping()
     with pytest.raises(Stopped):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Queued, Saved, Stage, Step
+from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Paused, Queued, Saved, Stage, Step
 from fooocus.request import Request
 from fooocus.ui.stream import Previews, View, Watcher, fold, opening, picture_url
 from tests.fakes.fake_jobs import FakeJobs
@@ -121,6 +121,28 @@ def test_watching_follows_active_jobs_in_turn_and_ends() -> None:
     views = collect(Watcher(jobs, previews, OUTPUTS), [first, second])  # type: ignore[arg-type]
     assert [(view.job, view.phase) for view in views] == [(first, "finished"), (second, "finished")]
     assert previews.get(first) == b"jpeg"
+
+
+def test_a_paused_job_steps_back_for_one_that_runs() -> None:
+    jobs = FakeJobs()
+    rests, runs = make(jobs, "me", "one"), make(jobs, "me", "two")
+    jobs.say(rests, Stage("sampling", 1, 1), Step(1, 1, 12, 30), Paused(1, 1, 12, 30))
+    watcher = Watcher(jobs, Previews(), OUTPUTS)  # type: ignore[arg-type]
+
+    async def follow() -> list[View]:
+        views = []
+        async for view in watcher.watch([rests, runs], "me"):
+            views.append(view)
+            if view.job == rests:
+                jobs.say(runs, *picture(1, 1))
+            elif view.phase == "running":
+                jobs.say(runs, Finished((), 1.0))
+        return views
+
+    jobs.all[runs] = dataclasses.replace(jobs.all[runs], state="finished")  # not yet asked for
+    views = asyncio.run(asyncio.wait_for(follow(), 10))
+    assert [(view.job, view.phase) for view in views] == [(rests, "paused"), (runs, "running"), (runs, "finished")]
+    assert (views[0].step, views[0].steps, views[0].active) == (12, 30, True)
 
 
 def test_a_finished_job_is_shown_again_and_another_persons_never() -> None:

@@ -44,7 +44,7 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.parametrize("evil", EVIL)
-@pytest.mark.parametrize("phase", ["empty", "waiting", "running", "finished", "failed", "cancelled"])
+@pytest.mark.parametrize("phase", ["empty", "waiting", "running", "paused", "finished", "failed", "cancelled"])
 def test_hostile_text_stays_text(evil: str, phase: Phase) -> None:
     view = View(evil, "running", evil, (64, 64), pictures=2)
     for event in (Step(1, 2, 1, 2, b"j"), Saved(1, 2, f"/out/2026-01-02/{evil}", 1), Saved(2, 2, "/out/d/2.png", 2)):
@@ -64,6 +64,14 @@ def test_progress_reads_like_a_sentence() -> None:
     timed = dataclasses.replace(view, pictures=2, pace=0.45)
     assert views.progress_words(timed) == "picture 2 of 2 · step 17 of 30 · 6 s left"
     assert views.progress_words(dataclasses.replace(view, phase="waiting", ahead=2)) == "Waiting, 2 ahead"
+
+
+def test_a_paused_picture_says_where_it_is_and_stays_in_sight() -> None:
+    view = View("j", "paused", "fox", (64, 64), picture=2, pictures=4, step=12, steps=30, preview=7, pace=1.0)
+    html = views.stage(view)
+    assert "Paused at step 12 of 30" in html and "picture 2 of 4" in html and " left" not in html
+    assert "/preview/j?frame=7" in html and 'data-title="Paused – fox"' in html and " data-active" in html
+    assert "Your queue is paused" in views.stage(dataclasses.replace(view, phase="waiting", held=True))
 
 
 @pytest.mark.parametrize(

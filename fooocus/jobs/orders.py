@@ -1,0 +1,100 @@
+"""What people may do with their jobs: order them, pause them, hold them all back, let them go on, take them back.
+
+Whether a person may do it at all, the page has asked before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from fooocus.events import Paused, Queued
+from fooocus.jobs.board import Board
+from fooocus.jobs.store import JobStore, State
+
+_RUNNING: tuple[State, ...] = ("running",)
+
+
+class Wish(Protocol):
+    """How the running job is spoken to."""
+
+    def __call__(self, id: str, *, pause: bool) -> bool: ...
+
+
+class Orders:
+    """Orders on jobs. ``wake`` tells the dispatcher, with ``lock`` held, that a job may be there to begin.
+
+    ``wish`` tells the worker to leave its job (``pause`` true) or to stay with it (false), if it has this very one, and
+    returns whether it has. Every method writes to the disk first, and raises
+    :class:`~fooocus.errors.StorageError` when that fails.
+    """
+
+    def __init__(
+        self, store: JobStore, board: Board, lock: threading.RLock, wake: Callable[[], object], wish: Wish
+    ) -> None:
+        self._store, self._board, self._lock, self._wake, self._wish = store, board, lock, wake, wish
+
+    def arrange(self, owner: str, ids: Sequence[str]) -> bool:
+        """Bring the waiting jobs of ``owner`` into this order; return whether that changed anything."""
+        changed = self._store.arrange(owner, ids)
+        with self._lock:
+            self._board.tell_queue()
+        return changed
+
+    def pause(self, id: str) -> bool:
+        """Let a waiting job rest, or ask a running one to leave the card; return whether it was either."""
+        if not self._store.pause(id):
+            return self._wish(id, pause=True)
+        with self._lock:
+            self._board.feed(id)
+            self._board.publish(id, Paused())
+            self._board.tell_queue()
+        return True
+
+    def resume(self, id: str) -> bool:
+        """Let a paused job wait again, where it was in the queue, or a running one that was asked to pause go on.
+
+        Returns whether it was either.
+        """
+        return self._back(id, self._store.resume(id)) or self._wish(id, pause=False)
+
+    def hold(self, owner: str) -> None:
+        """Begin no more jobs of ``owner`` until :meth:`let_go`, after a restart too; a running one is paused."""
+        self._store.hold(owner)
+        for job in self._store.list(owner, _RUNNING):
+            self._wish(job.id, pause=True)
+        with self._lock:
+            self._board.tell_queue()
+
+    def restore(self, id: str, *, paused: bool = False) -> bool:
+        """Put a cancelled job back where it was in the queue; return whether it was cancelled."""
+        restored = self._store.restore(id, paused=paused)
+        if restored:
+            with self._lock:
+                self._board.begin_again(id)
+        return self._back(id, restored and not paused) or restored
+
+    def let_go(self, owner: str) -> bool:
+        """Let the jobs of ``owner`` begin again; return whether they were held back."""
+        let_go = self._store.let_go(owner)
+        for job in self._store.list(owner, _RUNNING):
+            self._wish(job.id, pause=False)
+        with self._lock:
+            self._board.tell_queue()
+            self._wake()
+        return let_go
+
+    def held(self, owner: str) -> bool:
+        """Return whether the jobs of ``owner`` are held back."""
+        return self._store.held(owner)
+
+    def _back(self, id: str, waits: bool) -> bool:
+        """A job waits again, if it does: tell it and the others where they stand."""
+        if waits:
+            with self._lock:
+                self._board.feed(id).started = False
+                self._board.publish(id, Queued(self._board.ahead().get(id, 0)))
+                self._board.tell_queue()
+                self._wake()
+        return waits
