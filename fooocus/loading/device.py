@@ -10,11 +10,7 @@ import torch
 from torch import nn
 
 from fooocus.errors import ConfigError
-
-# Compute capability from which half precision is at least as fast as single on NVIDIA cards. The GTX 16 series has it
-# too but returns NaN for networks of this size in half precision, which is why it is named apart.
-_HALF_CAPABILITY = (7, 0)
-_BROKEN_HALF = ("GTX 16", "T550", "T600", "MX450", "MX550")
+from fooocus.memory.cards import against_half
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +97,8 @@ def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
         return torch.float32, "exact on a processor"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        if (properties.major, properties.minor) < _HALF_CAPABILITY:
-            return torch.float32, "this card is slow in half precision"
-        if any(mark in properties.name for mark in _BROKEN_HALF):
-            return torch.float32, "this card is wrong in half precision"
+        if why := against_half(properties.name, properties.major + properties.minor / 10):
+            return torch.float32, why
     return torch.float16, "half the memory"
 
 

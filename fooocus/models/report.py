@@ -130,6 +130,7 @@ def lines(found: Survey) -> list[str]:
         *([] if computer.cards else ["Graphics: no card that can be used was found"]),
         f"Disk: {amount(computer.disk_free_bytes)} free in {computer.models}",
         f"Verdict: {verdict.sentence}",
+        *([f"What is kept where: {verdict.plan}"] if verdict.plan else []),
         f"Where the time comes from: {verdict.basis}.",
         *(f"Warning: {warning}" for warning in verdict.warnings),
         *(f"{file.entry.name}: {_file(file)}" for file in found.files),

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from fooocus.memory.cards import against_half
+from fooocus.memory.need import sdxl_need
+from fooocus.memory.plan import DRIVER_BYTES, Space, Way, make_plan
+from fooocus.memory.words import sentence
 from fooocus.models.computer import Card, Computer
 from fooocus.models.words import amount, duration
 
@@ -38,10 +43,14 @@ _CARD_RATES = (
 # Measured on the full base network on two cores of a Zen 4 processor in float32, the format used there: 0.1e12.
 _CORE_RATE = 0.05e12
 
-# Bytes in half precision: base UNet 5.135e9, refiner UNet 4.519e9, text encoders 1.635e9 and the VAE in float32.
-_ALL_BYTES = 11.6e9
-_LARGEST_BYTES = 5.135e9
-_WORK_BYTES = 2.5e9  # activations 0.4, decoding 1.5, the driver's own 0.5
+_FITS: Mapping[Way, Fit] = {
+    "stays": "fits",
+    "takes turns": "takes turns",
+    "streams": "streams",
+    "processor": "processor",
+}
+_MAIN_FREE_SHARE = 0.7  # of main memory, after the system and a browser
+_APPLE_SHARE = 0.7  # of the common memory, which Apple's driver recommends as the most for graphics
 _COMFORT_BYTES = 16e9  # main memory that holds the larger file, the page and the system
 
 
@@ -49,13 +58,15 @@ _COMFORT_BYTES = 16e9  # main memory that holds the larger file, the page and th
 class Verdict:
     """What the computer can do. ``seconds`` is the range for one picture, None where nothing is known to say.
 
-    ``sentence`` says it for a person, ``basis`` where the time comes from, ``warnings`` what is likely to hurt.
+    ``sentence`` says it for a person, ``basis`` where the time comes from, ``plan`` what will be kept where (the worker
+    makes the same plan from what is free then), ``warnings`` what is likely to hurt.
     """
 
     fit: Fit
     sentence: str
     seconds: tuple[float, float] | None
     basis: str
+    plan: str = ""
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -66,11 +77,13 @@ class Verdict:
 def judge(computer: Computer, measured_seconds: float | None = None) -> Verdict:
     """Say what a computer can do; ``measured_seconds`` is what a picture of the usual size took here, if known."""
     card = computer.cards[0] if computer.cards else None
-    fit = _fit(card)
-    seconds, basis = _time(computer, card)
+    plan = make_plan(_space(computer, card), sdxl_need(itemsize=_itemsize(card)))
+    fit: Fit = "streams" if card is not None and not card.memory_bytes else _FITS[plan.base.way]
+    seconds, basis = _time(computer, card if fit != "processor" else None)
     if measured_seconds is not None:
         seconds, basis = (measured_seconds, measured_seconds), "measured on this computer"
-    return Verdict(fit, _sentence(fit, card, seconds), seconds, basis, tuple(_warnings(computer, card)))
+    told = "" if fit == "streams" and plan.base.way != "streams" else sentence(plan)
+    return Verdict(fit, _sentence(fit, card, seconds), seconds, basis, told, tuple(_warnings(computer, card)))
 
 
 def picture_time(seconds: tuple[float, float]) -> str:
@@ -79,12 +92,20 @@ def picture_time(seconds: tuple[float, float]) -> str:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
-def _fit(card: Card | None) -> Fit:
+def _space(computer: Computer, card: Card | None) -> Space:
+    """Return what the worker will find, as far as the sizes tell: nothing but this program is assumed to run."""
+    main_free = int(computer.memory_bytes * _MAIN_FREE_SHARE)
     if card is None:
-        return "processor"
-    if card.memory_bytes >= _ALL_BYTES + _WORK_BYTES:
-        return "fits"
-    return "takes turns" if card.memory_bytes >= _LARGEST_BYTES + _WORK_BYTES - 0.5e9 else "streams"
+        return Space(False, 0, None, computer.memory_bytes, main_free)
+    size = int(card.memory_bytes * (_APPLE_SHARE if card.maker == "apple" else 1))
+    return Space(True, size, size - DRIVER_BYTES if size else None, computer.memory_bytes, main_free)
+
+
+def _itemsize(card: Card | None) -> int:
+    """Return the bytes of a number as the worker computes: float32 on processors and on cards that need it."""
+    if card is None or (card.maker == "nvidia" and against_half(card.name, card.capability)):
+        return 4
+    return 2
 
 
 def _sentence(fit: Fit, card: Card | None, seconds: tuple[float, float] | None) -> str:
@@ -98,6 +119,8 @@ def _sentence(fit: Fit, card: Card | None, seconds: tuple[float, float] | None) 
             return f"SDXL is larger than this card's memory and will stream from main memory; {time}."
         case "streams":
             return f"How much memory this card has is not known; SDXL streams from main memory where needed; {time}."
+        case _ if card is not None:
+            return f"This card has too little memory for SDXL, so the processor computes; {time}."
         case _:
             return f"No graphics card: {time} with SDXL; the pocket model takes seconds."
 
@@ -127,8 +150,8 @@ def _warnings(computer: Computer, card: Card | None) -> list[str]:
             f"Main memory is {amount(memory)}; below 16 GB the models are read from disk again and again, "
             "and a picture takes longer."
         )
-    if card is not None and card.maker == "nvidia" and re.search(r"GTX 16|T550|T600|MX450|MX550", card.name):
-        found.append("This card is wrong in half precision, so float32 is used, which takes twice the memory.")
+    if card is not None and card.maker == "nvidia" and "wrong" in against_half(card.name, card.capability):
+        found.append("This card is wrong in half precision, so float32 is used, which takes more memory and time.")
     if card is not None and card.maker == "amd" and computer.system.startswith("Windows"):
         found.append("PyTorch supports no AMD card on Windows, so the processor is used: expect minutes a picture.")
     return found

@@ -91,7 +91,7 @@ def _computer(look: Look) -> str:
         f'<p class="verdict">{escape(verdict.sentence)}</p>'
         f'<p class="machine">{escape(_machine(computer))}</p>{warnings}'
         '<details data-key="basis"><summary>Where this time comes from</summary>'
-        f"<p>{escape(verdict.basis)}.</p></details>"
+        f"<p>{escape(verdict.basis)}.</p><p>{escape(verdict.plan)}</p></details>"
     )
 
 

@@ -19,7 +19,7 @@ FILES = sorted((ROOT / "fooocus").rglob("*.py"))
 
 RANKS = {
     **dict.fromkeys(("errors", "config"), 0),
-    **dict.fromkeys(("events", "request"), 0),
+    **dict.fromkeys(("events", "request", "memory"), 0),
     **dict.fromkeys(("diffusion", "prompt", "images", "jobs"), 1),
     "families": 2,
     "loading": 3,
