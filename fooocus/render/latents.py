@@ -1,9 +1,9 @@
-"""Latents to pixels: decode in float32, check, round to 8 bits."""
+"""Latents to pixels: decode, check, round to 8 bits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,27 +13,43 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fooocus.errors import BrokenPicture, RequestError, StorageError
+from fooocus.memory.plan import Decoding
+from fooocus.render.stripes import decode_in_stripes
 from fooocus.request import Recipe
 
 
-def decode(vae: nn.Module, latents: Tensor) -> Image.Image:
+def decode(
+    vae: nn.Module, latents: Tensor, decoding: Decoding = "whole", check: Callable[[], object] = lambda: None
+) -> Image.Image:
     """Return the picture of ``latents`` (1, 4, h, w), which are already divided by the VAE's scale.
 
     Values are clamped to black..white and rounded to the nearest of 256 levels (the original program cuts off the
     fraction, which darkens a picture by half a level on average). Raises :class:`BrokenPicture` rather than return
-    black when a value is NaN or infinite.
+    black when a value is NaN or infinite. ``decoding`` is the plan's; ``check`` is called between stripes.
     """
-    if not latents.isfinite().all():
-        raise BrokenPicture("The picture broke while it was sampled: its latents hold NaN or infinity.", _REMEDY)
-    weight = next(vae.parameters())
-    decoded = vae.decode(latents.to(weight), return_dict=False)[0]  # type: ignore[operator]  # (1, 3, H, W), -1..1
-    if not decoded.isfinite().all():
-        raise BrokenPicture("The picture broke while it was decoded: it holds NaN or infinity.", _REMEDY)
-    pixels = ((decoded[0].float() + 1) * 127.5).clamp(0, 255).round().byte()
+    if not finite(latents):
+        raise BrokenPicture("The picture broke while it was sampled: its latents hold NaN or infinity.", REMEDY)
+    given = latents.to(next(vae.parameters()))
+    match decoding:
+        case "whole":
+            decoded: Tensor = vae.decode(given, return_dict=False)[0]  # type: ignore[operator]  # (1, 3, H, W), -1..1
+        case "stripes":
+            decoded = decode_in_stripes(vae, given, check=check)
+        case _:
+            decoded = decode_in_stripes(vae, given, keep=torch.device("cpu"), check=check)
+    if not finite(decoded):
+        raise BrokenPicture("The picture broke while it was decoded: it holds NaN or infinity.", REMEDY)
+    pixels = decoded[0].float().add_(1).mul_(127.5).clamp_(0, 255).round_().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())  # (3, H, W) -> (H, W, 3)
 
 
-_REMEDY = "Start the program with --dtype float32; if a LoRA has a large weight, lower it."
+def finite(values: Tensor) -> bool:
+    """Say whether no value is NaN or infinite; one pass, because the extremes are NaN where any value is."""
+    low, high = values.aminmax()
+    return bool((low.isfinite() & high.isfinite()).item())
+
+
+REMEDY = "Start the program with --dtype float32; if a LoRA has a large weight, lower it."
 
 
 class LatentsFile:

@@ -150,4 +150,4 @@ def test_the_work_memory_is_what_the_networks_take() -> None:
         counted = activations.unet_peak(config, 1152, 896) / (2 * 2 * 1152 * 896 / 64 * width)
         assert UNET_ELEMENTS * 0.95 < counted <= UNET_ELEMENTS
     whole = activations.whole_peak(1152, 896) / (4 * 1152 * 896 * 128)
-    assert whole == pytest.approx(WHOLE_ELEMENTS, rel=0.01) and STRIPED_ELEMENTS < whole
+    assert whole == pytest.approx(WHOLE_ELEMENTS, rel=0.01) and whole > STRIPED_ELEMENTS
