@@ -100,8 +100,8 @@ class PictureNoise:
                 self._path = BrownianPath(self._seed, self._shape, *self._range)
             drawn = self._path.increment(min(sigma_from, sigma_to), max(sigma_from, sigma_to))
         drawn *= 1 if sigma_from < sigma_to else -1
-        # float32 scalars of torch, as in the reference: its square root may differ from numpy's in the last bit
-        drawn /= (torch.tensor(sigma_to) - torch.tensor(sigma_from)).abs().sqrt().item()
+        # A difference of float32 values, as in the reference; its root is rounded once, the same on every processor.
+        drawn /= (torch.tensor(sigma_to) - torch.tensor(sigma_from)).abs().double().sqrt().float().item()
         return drawn
 
     def close(self) -> None:

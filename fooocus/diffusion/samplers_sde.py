@@ -162,10 +162,11 @@ def dpmpp_3m_sde(denoise: Denoise, state: State, sigmas: Sequence[float], noise:
 def _path_points(s: float, u: float) -> tuple[float, float, float]:
     """Return s, the middle in log sigma, and u as exp(log sigma) in float32.
 
-    The reference asks its path at these, and the path is rough: the last bit of a sigma shows in the fifth digit.
+    The reference asks its path at these, and the path is rough: the last bit of a sigma shows in the fifth digit. Its
+    float32 logarithm differs in that bit between processors; here it is rounded once, the same everywhere.
     """
-    t, t_next = -torch.tensor(s).log(), -torch.tensor(u).log()
-    s, middle, u = ((-point).exp().item() for point in (t, t + (t_next - t) * 0.5, t_next))
+    t, t_next = (-torch.tensor(sigma).double().log().float() for sigma in (s, u))
+    s, middle, u = ((-point).double().exp().float().item() for point in (t, t + (t_next - t) * 0.5, t_next))
     return s, middle, u
 
 

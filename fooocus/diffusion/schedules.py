@@ -1,8 +1,12 @@
 """Noise levels: the table a network was trained on, and the ways to space the sigmas of one run on it.
 
 A sigma is the standard deviation of the noise in latent units. A schedule is a function ``(table, steps) -> sigmas``;
-the rows at the end of the file name them. What the reference computes in float32 is computed in float32 here too, and
+the rows at the end of the file name them. What the reference rounds to float32 is rounded to float32 here too, and
 handed out as Python floats that hold those exact values, so that nothing depends on a device later on.
+
+Nor on a processor: the last bits of torch's float32 roots, powers and ramps differ from one processor to the next, and
+a Brownian path shows such a bit in the fifth digit of a picture. So each of them is computed in float64 and rounded
+once.
 """
 
 from __future__ import annotations
@@ -11,8 +15,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+from operator import mul
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +28,7 @@ from fooocus.errors import RequestError
 TRAINING_STEPS = 1000
 LAST_ABAR = 4.8973451890853435e-08  # the value that programs with such checkpoints agree on: sigma 4518.8
 BETA_START, BETA_END = 0.00085, 0.012  # Stable Diffusion's "scaled linear" betas
+REFERENCE_SIGMA_MIN = 0.02916753478348255  # one float32 step above the exact root; the reference pictures have it
 KARRAS_RHO = 7.0  # Karras et al. 2022, table 1
 BETA_SHAPE = 0.6  # both shape parameters; Lee et al. 2024, "Beta Sampling is All You Need"
 FULL_STRENGTH = 0.9999  # above it the whole list is walked, as in the reference
@@ -50,7 +58,7 @@ class NoiseTable:
 
     def timestep(self, sigma: float) -> float:
         """Return the timestep whose sigma is nearest to ``sigma`` in log space: a whole number, 0 for ``sigma`` 0."""
-        distance = (torch.tensor(sigma, dtype=torch.float32).log() - self.log_sigmas).abs()
+        distance = (torch.tensor(sigma, dtype=torch.float32).double().log().float() - self.log_sigmas).abs()
         return float(distance.argmin())
 
     def sigma(self, timestep: float) -> float:
@@ -61,7 +69,8 @@ class NoiseTable:
         """Return :meth:`sigma` for every element of a float32 tensor."""
         timesteps = timesteps.clamp(0, len(self.sigmas) - 1)
         below, above, fraction = timesteps.floor().long(), timesteps.ceil().long(), timesteps.frac()
-        return ((1 - fraction) * self.log_sigmas[below] + fraction * self.log_sigmas[above]).exp().tolist()
+        logs = (1 - fraction) * self.log_sigmas[below] + fraction * self.log_sigmas[above]
+        return logs.double().exp().float().tolist()
 
 
 @lru_cache(maxsize=2)
@@ -75,36 +84,56 @@ def sdxl_table(*, zero_terminal_snr: bool = False) -> NoiseTable:
     The cumulative product abar is taken in float64 and rounded to float32 before sigma = sqrt((1 - abar) / abar): the
     reference does so, and 384 of the 1000 values would differ in their last bits otherwise.
     """
-    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAINING_STEPS, dtype=torch.float64) ** 2
-    abar = torch.cumprod(1 - betas, dim=0)
+    first, last = BETA_START**0.5, BETA_END**0.5
+    roots = (first + (last - first) * i / (TRAINING_STEPS - 1) for i in range(TRAINING_STEPS))
+    abar = torch.tensor(list(accumulate((1 - root**2 for root in roots), mul)), dtype=torch.float64)
     if zero_terminal_snr:
         root = abar.sqrt()
         abar = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
         abar[-1] = LAST_ABAR
     abar = abar.float()
-    sigmas = ((1 - abar) / abar) ** 0.5
-    return NoiseTable(sigmas, sigmas.log())
+    sigmas = ((1 - abar) / abar).double().sqrt().float()
+    if not zero_terminal_snr:
+        sigmas[0] = REFERENCE_SIGMA_MIN
+    return NoiseTable(sigmas, sigmas.double().log().float())
+
+
+def ramp(start: float, end: float, count: int) -> Tensor:
+    """Return ``count`` float32 values at even distances, ``start`` first and ``end`` last.
+
+    They are those of ``torch.linspace`` on processors that multiply and add with one rounding: the second half is
+    counted from the end.
+    """
+    first, last = (float(np.float32(value)) for value in (start, end))
+    if count == 1:
+        return torch.tensor([first])
+    step = float((np.float32(last) - np.float32(first)) / np.float32(count - 1))
+    return torch.tensor(
+        [first + step * i if i < count // 2 else last - step * (count - 1 - i) for i in range(count)],
+        dtype=torch.float32,
+    )
 
 
 def karras(table: NoiseTable, steps: int) -> Sequence[float]:
     """Space sigma**(1/7) evenly between the ends of the table (Karras et al. 2022, eq. 5)."""
     low, high = table.sigma_min ** (1 / KARRAS_RHO), table.sigma_max ** (1 / KARRAS_RHO)
-    return ((high + torch.linspace(0, 1, steps) * (low - high)) ** KARRAS_RHO).tolist()
+    return ((high + ramp(0, 1, steps) * (low - high)).double() ** KARRAS_RHO).float().tolist()
 
 
 def exponential(table: NoiseTable, steps: int) -> Sequence[float]:
     """Space log sigma evenly between the ends of the table."""
-    return torch.linspace(math.log(table.sigma_max), math.log(table.sigma_min), steps).exp().tolist()
+    logs = ramp(math.log(table.sigma_max), math.log(table.sigma_min), steps)
+    return logs.double().exp().float().tolist()
 
 
 def normal(table: NoiseTable, steps: int) -> Sequence[float]:
     """Space timesteps evenly, both ends included."""
-    return table.sigmas_at(torch.linspace(TRAINING_STEPS - 1, 0, steps))
+    return table.sigmas_at(ramp(TRAINING_STEPS - 1, 0, steps))
 
 
 def sgm_uniform(table: NoiseTable, steps: int) -> Sequence[float]:
     """Space timesteps evenly, timestep 0 left out because the final zero takes its place."""
-    return table.sigmas_at(torch.linspace(TRAINING_STEPS - 1, 0, steps + 1)[:-1])
+    return table.sigmas_at(ramp(TRAINING_STEPS - 1, 0, steps + 1)[:-1])
 
 
 def simple(table: NoiseTable, steps: int) -> Sequence[float]:

@@ -85,8 +85,10 @@ def test_samplers_give_the_reference_numbers(name: str) -> None:
     with noise_for(SAMPLERS[name], SEED, SHAPE, spaced) as noise:
         x = run(name, lambda step: toy, begin(spaced), spaced, noise)[-1].x
     found = torch.stack([*x.flatten()[:4], x.std()])
-    # Known to six decimals after 30 float32 steps of values up to 200; a wrong last bit of a Brownian time costs 6e-5.
-    assert torch.allclose(found, torch.tensor(GOLDENS[name]), rtol=0, atol=1e-5)
+    # Known to six decimals after 30 float32 steps of values up to 200. The reference's dpmpp_sde asks its Brownian path
+    # at float32 logarithms whose last bit differs between processors, and each such bit costs up to 6e-5.
+    tolerance = 1e-4 if name == "dpmpp_sde" else 1e-5
+    assert torch.allclose(found, torch.tensor(GOLDENS[name]), rtol=0, atol=tolerance)
 
 
 def test_lms_weights_reproduce_scipys_integrals_through_a_whole_run() -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import os
 import struct
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import torch
 
 from fooocus.diffusion.samplers import SAMPLERS, sigmas_for
-from fooocus.diffusion.schedules import SCHEDULES, beta_quantile, sdxl_table, sigmas
+from fooocus.diffusion.schedules import SCHEDULES, beta_quantile, ramp, sdxl_table, sigmas
 from fooocus.errors import RequestError
 
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = sdxl_table()
 
 # Timesteps that the original engine fed its networks, karras schedule.
@@ -37,6 +44,21 @@ BETA_QUANTILES = (
     (0.8, 0.5, 3.0, 0.2567723472089895),
     (0.05, 7.0, 1.5, 0.5825646869420114),
 )
+
+
+def test_no_schedule_depends_on_the_processor() -> None:
+    """Have the plainest of torch's kernels compute the schedules, as a processor without vector units would."""
+    program = "from fooocus.diffusion.schedules import *; print({n: sigmas(n, 30, sdxl_table()) for n in SCHEDULES})"
+    plain = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(done.stdout) == {name: sigmas(name, 30, TABLE) for name in SCHEDULES}
+
+
+def test_a_ramp_is_torchs_linspace() -> None:
+    for count in (1, 2, 5, 30, 61):
+        assert torch.allclose(ramp(999, 0, count), torch.linspace(999, 0, count), rtol=1e-6, atol=1e-4)
+        assert ramp(0, 1, count)[0] == 0 and (count == 1 or ramp(0, 1, count)[-1] == 1)
 
 
 def test_the_table_has_the_reference_ends_to_the_last_bit() -> None:
