@@ -82,7 +82,7 @@ class WorkerProcess:
         gone: Callable[[WorkerProcess, int], None],
     ) -> None:
         self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
-        self.killed = False
+        self.killed, self.words = False, ""
         self._log, self._heard, self._gone = log, heard, gone
         self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._popen = subprocess.Popen(
@@ -108,9 +108,9 @@ class WorkerProcess:
         """Queue a message; never blocks, and nothing happens when the process is gone."""
         self._outbox.put(message)
 
-    def kill(self) -> None:
-        """End the process at once; ``gone`` follows."""
-        self.killed = True
+    def kill(self, words: str = "") -> None:
+        """End the process at once; ``gone`` follows. ``words`` say why where it was not for lack of an answer."""
+        self.killed, self.words = True, words
         self._popen.kill()
 
     def close(self, seconds: float) -> None:

@@ -29,6 +29,7 @@ from fooocus.jobs.durable import durably
 from fooocus.jobs.orders import Orders
 from fooocus.jobs.paused import sweep
 from fooocus.jobs.process import RotatedLog, WorkerProcess, WorkerState
+from fooocus.jobs.renewal import Renewal
 from fooocus.jobs.restarts import FAILED_STARTS, Patience, Restarts
 from fooocus.jobs.store import Job, JobStore, State, Terminal, unknown
 from fooocus.jobs.worker import WorkItem
@@ -37,7 +38,7 @@ _RUNNING: tuple[State, ...] = ("running",)
 _WAITING: tuple[State, ...] = ("waiting",)
 
 
-class Jobs:
+class Jobs(Renewal):
     """All jobs of one data folder. The caller holds the folder's lock and closes ``store`` after :meth:`close`.
 
     ``command`` and ``environment`` start a worker (see :mod:`fooocus.jobs.worker`), which is told ``prepare`` before
@@ -177,8 +178,6 @@ class Jobs:
             except StorageError as error:
                 _log().warning("job %s is put back at the next start: %s", self._state.job, error)
 
-    # The dispatching thread.
-
     def _dispatch(self) -> None:
         while True:
             with self._lock:
@@ -301,7 +300,7 @@ class Jobs:
         ready = state.phase in ("ready", "busy")
         if process.killed:
             late = "did not answer to Stop and was ended" if ready else "was not ready in time and was ended"
-            words, remedy = late, "Generate again."
+            words, remedy = process.words or late, "Generate again."
         sentence = f"The worker process {words}."
         _log().warning("%s Job: %s. Exit code: %s.", sentence, state.job, code)
         if state.job is not None and not self._begun:

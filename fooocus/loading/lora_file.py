@@ -7,13 +7,11 @@ here with a sentence, because applied by force they would do nothing, or nonsens
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +20,10 @@ from fooocus.errors import UnreadableModel, UnsupportedModel
 from fooocus.loading.lora_deltas import Shape, delta_size, method_of, rank_of, scale_of
 from fooocus.loading.lora_names import foreign_method, split_key
 from fooocus.loading.tensors import TensorFile
+from fooocus.models.notes import json_note, trigger_words
 
 TENSOR_LIMIT = 20_000  # SDXL's largest real LoRAs have under 8,000; more is an attack or something else
 _LARGEST_ALPHA = 1e6  # real ones are near the rank, at most some hundreds
-_TRIGGER_TAGS = 10  # of the trainer's tag counts, how many are worth showing
 
 SDXL, SDXL_REFINER = "Stable Diffusion XL", "the Stable Diffusion XL refiner"
 _USABLE = (SDXL, SDXL_REFINER, "")
@@ -84,14 +82,7 @@ class Lora:
     @property
     def trigger_words(self) -> tuple[str, ...]:
         """The words its maker says it listens to, else the most frequent tags it was trained with; often none."""
-        for key in ("modelspec.trigger_phrase", "trigger_phrase", "ss_trigger_words"):
-            if phrase := self.metadata.get(key, "").strip():
-                return tuple(word.strip() for word in phrase.split(",") if word.strip())
-        counts: dict[str, int] = {}
-        for tags in _json(self.metadata.get("ss_tag_frequency")).values():
-            for tag, count in tags.items() if isinstance(tags, dict) else ():
-                counts[tag.strip()] = counts.get(tag.strip(), 0) + (count if isinstance(count, int) else 0)
-        return tuple(sorted(counts, key=lambda tag: (-counts[tag], tag))[:_TRIGGER_TAGS])
+        return trigger_words(self.metadata)
 
     def shapes(self, module: str) -> dict[str, Shape]:
         """Return the shape of each part of a module."""
@@ -230,9 +221,9 @@ def _family_by_width(modules: Mapping[str, Mapping[str, str]], shapes: Mapping[s
 
 def _noted_alpha(metadata: Mapping[str, str], module: str) -> tuple[float | None, bool]:
     """Read alpha (None if not noted) and whether the scale is rank-stabilised from the trainer's notes."""
-    arguments = _json(metadata.get("ss_network_args"))
+    arguments = json_note(metadata.get("ss_network_args"))
     stabilised = any(str(arguments.get(name, "")).lower() in ("true", "1") for name in ("rs_lora", "use_rslora"))
-    adapter = _json(metadata.get("lora_adapter_metadata"))  # written by diffusers: "unet.lora_alpha": 8, ...
+    adapter = json_note(metadata.get("lora_adapter_metadata"))  # written by diffusers: "unet.lora_alpha": 8, ...
     network, _, rest = module.partition(".")
     alpha = _number(adapter.get(f"{network}.lora_alpha"))
     patterns = adapter.get(f"{network}.alpha_pattern")
@@ -245,12 +236,3 @@ def _noted_alpha(metadata: Mapping[str, str], module: str) -> tuple[float | None
 def _number(value: object) -> float | None:
     """A number from the notes if it is a sane one; JSON may hold NaN, infinity and integers of 400 digits."""
     return float(value) if isinstance(value, int | float) and abs(value) <= _LARGEST_ALPHA else None
-
-
-def _json(text: str | None) -> dict[str, Any]:
-    """Parse a note that should be a JSON object; anything else counts as empty."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

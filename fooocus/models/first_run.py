@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from fooocus.errors import FooocusError, MissingModel, Stopped
-from fooocus.models.catalogue import Entry, Kind, choose
+from fooocus.models.catalogue import Entry, Kind, choose, load_catalogue
 from fooocus.models.computer import Computer, look
 from fooocus.models.elsewhere import Copy, find_copies, link, placed, use_in_place, usual_places
 from fooocus.models.fetch import Fetcher, HubSettings
@@ -111,6 +111,16 @@ class FirstRun:
             chosen = choose(names, {entry.name: entry for entry in self.wanted})
         if chosen:
             self.fetcher.start(chosen)
+
+    def need(self, names: Sequence[str]) -> None:
+        """Begin to fetch files of the catalogue that nobody wanted before; from now on they count as wanted.
+
+        Raises like :meth:`fetch`.
+        """
+        known = {entry.name: entry for entry in self.wanted}
+        chosen = choose(names, {**load_catalogue(), **known})
+        self.wanted = tuple(dict.fromkeys((*self.wanted, *chosen)))
+        self.fetch([entry.name for entry in chosen])
 
     def use(self, name: str, how: Literal["link", "in place"] = "link") -> None:
         """Use the copy of a wanted file that another program has.

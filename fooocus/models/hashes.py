@@ -22,11 +22,13 @@ from fooocus.errors import MissingModel, Stopped, UnreadableModel
 _READ_BYTES = 1 << 20
 _TABLES = """
 CREATE TABLE IF NOT EXISTS digest (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, sha256 TEXT);
-CREATE TABLE IF NOT EXISTS content (
-    path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, kind TEXT, family TEXT, problem TEXT
+DROP TABLE IF EXISTS content;
+CREATE TABLE content (
+    path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, kind TEXT, family TEXT, problem TEXT, words TEXT
 );
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
+_VERSION = 2
 _log = logging.getLogger(__name__)
 
 
@@ -47,11 +49,15 @@ class Stamp:
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What a file's header says it is; ``problem`` is a sentence where it is no model that can be used."""
+    """What a file's header says it is; ``problem`` is a sentence where it is no model that can be used.
+
+    ``words`` are those that a LoRA listens to, with ", " between, as far as its maker noted them.
+    """
 
     kind: str
     family: str
     problem: str = ""
+    words: str = ""
 
 
 def is_text(path: str) -> bool:
@@ -118,14 +124,14 @@ class FileMemory:
 
     def contents(self) -> dict[Stamp, Content]:
         """Return all that is known of headers."""
-        query = "SELECT path, size, mtime, kind, family, problem FROM content"
+        query = "SELECT path, size, mtime, kind, family, problem, words FROM content"
         return {Stamp(*row[:3]): Content(*row[3:]) for row in self._do(lambda base: base.execute(query).fetchall())}
 
     def remember_contents(self, found: Iterable[tuple[Stamp, Content]]) -> None:
         """Keep what headers said."""
         kept = [(stamp, content) for stamp, content in found if is_text(stamp.path)]
         rows = [(*dataclasses.astuple(stamp), *dataclasses.astuple(content)) for stamp, content in kept]
-        command = "INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?, ?, ?)"
+        command = "INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?, ?, ?, ?)"
         if rows:
             self._do(lambda base: base.executemany(command, rows).fetchall())
 
@@ -134,7 +140,7 @@ class FileMemory:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._file, timeout=5)) as base, base:
-                if base.execute("PRAGMA user_version").fetchone()[0] != 1:
+                if base.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                     base.executescript(_TABLES)
                 return action(base)
         except sqlite3.OperationalError as error:  # locked, read-only or on a full disk

@@ -12,6 +12,7 @@ from pathlib import Path
 from fooocus.errors import ModelError
 from fooocus.models.hashes import Content
 from fooocus.models.header import read_header
+from fooocus.models.notes import trigger_words
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -48,7 +49,7 @@ def recognise(shapes: Shapes, metadata: Mapping[str, str]) -> Content:
     Families are sdxl_base, sdxl_refiner, sdxl (for what is added to them), sd1, sd2, sd3, flux, or empty.
     """
     if any(mark in name for name in shapes for mark in LORA_PARTS):
-        return Content("lora", _lora_family(shapes, metadata))
+        return Content("lora", _lora_family(shapes, metadata), words=", ".join(trigger_words(metadata)))
     if any(name.startswith(_CONTROL) for name in shapes):
         return Content("unknown", "", "It is a ControlNet, which is not a checkpoint.")
     if any("double_blocks." in name or "single_transformer_blocks." in name for name in shapes):

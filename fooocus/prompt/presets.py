@@ -17,6 +17,7 @@ from fooocus.errors import RequestError
 from fooocus.request import Request
 
 MAX_FILE_BYTES = 2**18
+SHIPPED = ("default", "pocket", "quality")  # come with the program; a person's own are the others
 # What a field decides about others: who names another base does not want the former one's refiner.
 _REPLACES: Mapping[str, tuple[str, ...]] = {
     "base": ("refiner", "loras", "vae", "switch"),

@@ -1,18 +1,16 @@
-"""What the lists of the page offer: model files and styles as they lie on disk now.
+"""What the page's plain lists offer, and the names by which people know things.
 
-Only names found here are accepted from the page; a name is never joined to a path.
+Model files, styles and presets are lists of their own, see :mod:`fooocus.ui.lists`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 from fooocus.config import Config
 from fooocus.prompt.sizes import SDXL_SIZES, size_label, sizes_like
-from fooocus.prompt.styles import RANDOM, load_styles
-from fooocus.request import NONE, Request, Size
-from fooocus.ui.fields import AUTOMATIC, METADATA, Row
+from fooocus.request import Size
+from fooocus.ui.fields import METADATA, Row
 
 Choice = tuple[str, str]  # what is shown, what it stands for
 
@@ -58,22 +56,9 @@ _SHOWN: Mapping[str, str] = {
 }
 
 
-def choices(row: Row, config: Config, defaults: Request) -> list[Choice]:
-    """Return what a row's list offers; what ``defaults`` name is always among it."""
-    if row.kind == "styles":
-        names = load_styles(config.styles_folder).names
-        return [(name, name) for name in _with([*names, RANDOM] if names else [], defaults.styles)]
-    if row.kind in ("choice", "pills"):
-        return [(shown(name), name) for name in METADATA[row.name]["choices"]]
-    files = [(Path(name).stem, name) for name in _with(model_files(config, row.folder), _named(row, defaults))]
-    match row.name:
-        case "refiner":
-            return [("Automatic: the base's own", AUTOMATIC), ("None", NONE), *files]
-        case "vae":
-            return [("Automatic: the one in the base", AUTOMATIC), *files]
-        case "loras":
-            return [("None", AUTOMATIC), *files]
-    return files
+def choices(row: Row) -> list[Choice]:
+    """Return what a row's list offers."""
+    return [(shown(name), name) for name in METADATA[row.name]["choices"]]
 
 
 def model_files(config: Config, kind: str) -> list[str]:
@@ -95,14 +80,3 @@ def shape_of(size: Size) -> str | None:
 def shown(name: str) -> str:
     """Return a sampler's, schedule's or bundle's name as people write it."""
     return _SHOWN.get(name, name.replace("_", " ").capitalize())
-
-
-def _named(row: Row, defaults: Request) -> Sequence[str]:
-    if row.name == "loras":
-        return [use.name for use in defaults.loras or ()]
-    name = getattr(defaults, row.name)
-    return [name] if name not in (None, NONE) else []
-
-
-def _with(names: Sequence[str], extra: Sequence[str]) -> list[str]:
-    return [*names, *(name for name in extra if name not in names)]

@@ -1,12 +1,14 @@
 """The page's controls, one row per field of :class:`~fooocus.request.Request`, and the way back from their values.
 
-A control is found by its field's name, never by its position. Adding an option to the page is adding its row here; a
-test fails when a field has none. Limits, choices and defaults are not repeated: they come from ``request.py``.
+A control is found by its field's name, never by its position. Lists (styles, LoRAs) are JSON texts in hidden boxes that
+panels of our own draw and write. Adding an option to the page is adding its row here; a test fails when a field has
+none. Limits, choices and defaults are not repeated: they come from ``request.py``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import secrets
 import unicodedata
 from collections.abc import Mapping
@@ -19,7 +21,7 @@ Group = Literal["prompt", "settings", "styles", "models", "more"]
 Kind = Literal["text", "whole", "slider", "choice", "pills", "size", "styles", "model", "loras"]
 
 AUTOMATIC = ""  # the value by which a control says "you choose"
-LORA_ROWS = 5
+MAX_LORA_ROWS = 64  # more is no wish but a spoiled memory
 SEED_RANGE = 2**32  # random seeds are short enough to be read out aloud; typed ones may be longer
 
 
@@ -53,12 +55,12 @@ ROWS: tuple[Row, ...] = (
     Row("styles", "Styles", "Each adds its own words to the prompt.", "styles", "styles", empty="No style"),
     Row("base", "Base model", "The network that draws the picture.", "models", "model", folder="checkpoints"),
     Row("refiner", "Refiner", "Takes over for the last steps.", "models", "model", folder="checkpoints"),
+    Row("switch", "Refiner from step", "Left empty: after two thirds of them.", "models", "whole", empty="Automatic"),
     Row("loras", "LoRAs", "Small additions to the model, each with its weight.", "models", "loras", folder="loras"),
     Row("vae", "VAE", "Turns the network's result into pixels.", "models", "model", folder="vae"),
     Row("lines", "Lines of the prompt", "One prompt together, or a picture of each line.", "more", "choice"),
     Row("guidance", "Guidance", "How strictly the prompt is followed.", "more", "slider", 0, 30, 0.1),
     Row("steps", "Steps", "Left empty: as performance says.", "more", "whole", empty="Automatic"),
-    Row("switch", "Refiner from step", "The first step that the refiner draws.", "more", "whole", empty="Automatic"),
     Row("sampler", "Sampler", "The algorithm that removes the noise.", "more", "choice"),
     Row("schedule", "Schedule", "How the noise levels are spaced.", "more", "choice"),
     Row("clip_skip", "Clip skip", "2 is right for SDXL.", "more", "slider", 1, 12),
@@ -81,35 +83,24 @@ def to_request(values: Mapping[str, Any], defaults: Request) -> Request:
     return request if request.seed is not None else dataclasses.replace(request, seed=secrets.randbelow(SEED_RANGE))
 
 
-def gather(controls: Mapping[str, Any]) -> dict[str, Any]:
-    """Join the controls of the LoRA rows (``loras.own``, ``loras.1.name``, ...) into one value."""
-    values = {name: value for name, value in controls.items() if not name.startswith("loras.")}
-    if "loras.own" in controls:
-        used = [i for i in range(1, LORA_ROWS + 1) if controls[f"loras.{i}.on"]]
-        rows = [(controls[f"loras.{i}.name"], controls[f"loras.{i}.weight"]) for i in used]
-        values["loras"] = None if controls["loras.own"] else [[name, weight] for name, weight in rows if name]
-    return values
-
-
-def spread(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo :func:`gather`: give every control of the LoRA rows its value."""
-    controls = {name: value for name, value in values.items() if name != "loras"}
-    uses = list(values["loras"] or ())[:LORA_ROWS]
-    controls["loras.own"] = values["loras"] is None
-    for i, (name, weight) in enumerate([*uses, *[(AUTOMATIC, 1.0)] * (LORA_ROWS - len(uses))], start=1):
-        controls[f"loras.{i}.name"], controls[f"loras.{i}.weight"] = name, weight
-        controls[f"loras.{i}.on"] = True
-    return controls
-
-
 def to_values(request: Request) -> dict[str, Any]:
     """Return what every control shows for ``request``; :func:`to_request` of it gives the request back."""
     values = request.to_json()
     for row in ROWS:
         value = values[row.name]
-        if row.kind in ("text", "whole", "model") and not isinstance(value, str):
+        if row.kind == "styles":
+            values[row.name] = json.dumps(value)
+        elif row.kind == "loras":
+            values[row.name] = lora_rows(value)
+        elif row.kind in ("text", "whole", "model") and not isinstance(value, str):
             values[row.name] = AUTOMATIC if value is None else str(value)
     return values
+
+
+def lora_rows(uses: list[list[Any]] | None) -> str:
+    """Return what the LoRAs' control holds for a request's ``loras``: whether they are the base's own, and rows."""
+    rows = [{"name": name, "weight": weight, "on": True} for name, weight in uses or ()]
+    return json.dumps({"own": uses is None, "rows": rows})
 
 
 def _read(row: Row, value: Any) -> Any:
@@ -124,7 +115,9 @@ def _read(row: Row, value: Any) -> Any:
         case "model":
             return None if value in (AUTOMATIC, None) and row.name != "base" else value
         case "styles":
-            return value or [NONE]
+            return _parsed(row, value) or [NONE]
+        case "loras":
+            return _read_loras(row, _parsed(row, value))
         case "size":
             return value if value is not None else ""
     return value
@@ -140,6 +133,28 @@ def _whole(row: Row, value: Any) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 19):  # 2**63 has 19 digits
         raise RequestError(row.name, f"{row.label}: {text[:40]!r} is no whole number.", "Type digits, or clear it.")
     return int(text)
+
+
+def _parsed(row: Row, value: Any) -> Any:
+    """Read the JSON text of a list's control; a value that is no text is the list itself."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value or "null")
+    except (ValueError, RecursionError):
+        raise RequestError(row.name, f"The list of {row.label} cannot be read.", "Choose them anew.") from None
+
+
+def _read_loras(row: Row, value: Any) -> Any:
+    """Turn the rows into a request's ``loras``; rows that are switched off or name nothing are left out."""
+    if not isinstance(value, dict):
+        return value
+    rows = value.get("rows") or []
+    if value.get("own") or not isinstance(rows, list):
+        return None
+    if not all(isinstance(one, dict) for one in rows):
+        raise RequestError(row.name, "A LoRA without a name was given.", "Choose them anew.")
+    return [[one.get("name"), one.get("weight")] for one in rows if one.get("on", True) and one.get("name")]
 
 
 def clean(text: str) -> str:

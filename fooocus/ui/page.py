@@ -18,16 +18,18 @@ import anyio.to_thread
 import gradio as gr
 
 from fooocus.config import Config
-from fooocus.errors import FooocusError, RequestError
+from fooocus.errors import FooocusError, MissingModel, RequestError
 from fooocus.jobs.supervisor import Jobs
-from fooocus.prompt.presets import layered, load_presets
+from fooocus.models.computer import look
 from fooocus.request import Request
 from fooocus.ui import views, welcome_views
-from fooocus.ui.choices import choices, shown
-from fooocus.ui.controls import build_group, initial, restorable, row_of
-from fooocus.ui.fields import BY_NAME, Group, gather, to_request
+from fooocus.ui.banner import banner, torch_version
+from fooocus.ui.controls import build_boxes, build_group, restorable
+from fooocus.ui.fields import BY_NAME, Group, to_request
 from fooocus.ui.guard import owner_of
 from fooocus.ui.hints import hints
+from fooocus.ui.panels import Panels
+from fooocus.ui.remedies import Remedies
 from fooocus.ui.stream import ACTIVE, View, Watcher
 from fooocus.ui.welcome import Welcome
 
@@ -68,19 +70,25 @@ JOIN_IDS = """(found, tab) => {
 class Page:
     """Build the page and answer its events. One object serves all tabs; what differs between them is passed in."""
 
-    def __init__(self, config: Config, jobs: Jobs, defaults: Request, watcher: Watcher, welcome: Welcome) -> None:
+    def __init__(
+        self, config: Config, jobs: Jobs, defaults: Request, watcher: Watcher, welcome: Welcome, remedies: Remedies
+    ) -> None:
         self._config = config
         self._jobs = jobs
         self._defaults = defaults
         self._watcher = watcher
         self._welcome = welcome
+        self._remedies = remedies
         self._controls: dict[str, Any] = {}
+        self._panels = Panels(config, defaults)
+        self._warning: str | None = None
 
     def build(self) -> gr.Blocks:
         """Return the page as Gradio blocks, wired."""
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
             with gr.Row(elem_id="room"):
                 with gr.Column(elem_id="main"):
+                    self._banner = gr.HTML("", elem_id="banner", apply_default_css=False, js_on_load=None)
                     self._stage = gr.HTML(
                         views.stage(View()), elem_id="stage", apply_default_css=False, js_on_load=None
                     )
@@ -90,29 +98,19 @@ class Page:
                 with gr.Column(elem_id="advanced"), gr.Tabs(elem_id="tabs") as self._tabs:
                     for group, title in TABS:
                         with gr.Tab(title, id=group):
-                            if group == "settings":
-                                self._build_presets()
-                            self._controls |= build_group(group, self._config, self._defaults)
+                            self._panels.begin(group)
+                            self._controls |= build_group(group, self._defaults)
+                            self._panels.build(group)
+            self._controls |= build_boxes(self._defaults)
+            self._panels.build_hidden()
             self._tab = gr.Textbox(elem_id="tab", visible="hidden", container=False)
             self._found = gr.Textbox(elem_id="found", visible="hidden", container=False)
+            self._remedy = gr.Textbox(elem_id="field-remedy-ask", visible="hidden", container=False)
             self._order = gr.Textbox(elem_id="order", visible="hidden", container=False)
             self._memory = gr.Textbox(visible=False)
             self._wire(blocks)
         blocks.queue(default_concurrency_limit=None, api_open=False)
         return blocks
-
-    def _build_presets(self) -> None:
-        """Lay out what sets everything at once: a preset, and the way back to what the page began with."""
-        names = load_presets(self._config.styles_folder / "presets").names
-        with gr.Row(elem_id="presets"):
-            self._preset = gr.Dropdown(
-                [(shown(name), name) for name in names],
-                value=None,
-                label="Preset",
-                info="Sets everything but the prompt.",
-                elem_id="field-preset",
-            )
-            self._reset = gr.Button("Reset", elem_id="reset")
 
     def _build_desk(self) -> None:
         """Lay out the prompt and its buttons, at the lower edge."""
@@ -162,9 +160,10 @@ class Page:
         )
         self._tab.change(self._watch, self._tab, self._stage, trigger_mode="always_last", **quiet)
         prompt.change(self._check, prompt, self._hint, trigger_mode="always_last", queue=False, **quiet)
-        settings = [control for name, control in self._controls.items() if name != "prompt"]
-        self._preset.input(self._take_preset, self._preset, [*settings, self._problem], queue=False, **quiet)
-        self._reset.click(self._take_defaults, None, [*settings, self._preset], queue=False, **quiet)
+        self._panels.wire(self._controls)
+        given = [self._remedy, self._tab]
+        self._remedy.change(self._do_remedy, given, [self._tab, self._problem], queue=False, **quiet)
+        blocks.load(self._look_at_card, None, self._banner, queue=False, **quiet)
         self._stop.click(self._stop_job, self._tab, None, queue=False, **quiet)
         self._skip.click(self._skip_picture, self._tab, None, queue=False, **quiet)
         self._tab.change(None, self._tab, None, js="ids => { sessionStorage.setItem('fooocus.jobs', ids) }")
@@ -184,14 +183,8 @@ class Page:
         answer: dict[Any, Any] = {}
         kept = restorable(values, self._config, self._defaults)
         for name, control in self._controls.items():
-            if name == "prompt":
-                continue
-            change = {"value": kept[name]} if name in kept else {}
-            row = row_of(name)
-            if row.kind in ("model", "styles") or name.endswith(".name"):
-                change["choices"] = choices(row, self._config, self._defaults)
-            if change:
-                answer[control] = gr.update(**change)
+            if name != "prompt" and name in kept:
+                answer[control] = kept[name]
         if isinstance(values.get("advanced"), bool):
             answer[self._advanced] = values["advanced"]
         mine = self._watcher.mine(ids, owner) or self._watcher.last(owner)
@@ -200,7 +193,7 @@ class Page:
 
     def _generate(self, given: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
         """Make a job of the controls' values; an error names its field and makes none."""
-        values = gather({name: given[control] for name, control in self._controls.items()})
+        values = {name: given[control] for name, control in self._controls.items()}
         answer: dict[Any, Any] = {self._problem: "", **self._unmarked()}
         try:
             asked = to_request(values, self._defaults)
@@ -213,29 +206,6 @@ class Page:
     def _check(self, prompt: str) -> str:
         """Say what in the prompt will not work."""
         return hints(prompt or "", self._config)
-
-    def _take_preset(self, name: str | None) -> dict[Any, Any]:
-        """Set every control but the prompt as a preset says; its file is read now, as it may be new."""
-        try:
-            preset = load_presets(self._config.styles_folder / "presets").find(name or "")
-            return {self._problem: "", **self._settings_of(layered(preset.values))}
-        except RequestError as error:
-            return {self._problem: views.problem(error)}
-
-    def _take_defaults(self) -> dict[Any, Any]:
-        """Set every control but the prompt as it was at the start."""
-        return {self._preset: None, **self._settings_of(self._defaults)}
-
-    def _settings_of(self, request: Request) -> dict[Any, Any]:
-        """Return the updates that show ``request``, lists included: a preset may name a file that is not there yet."""
-        answer: dict[Any, Any] = {}
-        for name, value in initial(request).items():
-            if name != "prompt" and name in self._controls:
-                row = row_of(name)
-                lists = row.kind in ("model", "styles") or name.endswith(".name")
-                offered = {"choices": choices(row, self._config, request)} if lists else {}
-                answer[self._controls[name]] = gr.update(value=value, **offered)
-        return answer
 
     def _unmarked(self) -> dict[Any, Any]:
         """Return the updates that take the mark of an earlier error off every field."""
@@ -263,7 +233,26 @@ class Page:
         Each answer is the whole stage: of answers in quick succession the browser may take only the last.
         """
         async for view in self._watcher.watch((tab or "").split(), _owner(request)):
-            yield views.stage(view)
+            yield views.stage(view, fetchable=self._lacks(view))
+
+    def _lacks(self, view: View) -> bool:
+        """Whether what a failed job lacks can be fetched."""
+        return view.code == MissingModel.__name__ and bool(self._remedies.fetchable(self._jobs.job(view.job).request))
+
+    def _do_remedy(self, asked: str, tab: str, request: gr.Request) -> dict[Any, Any]:
+        """Do what a button of a failed job says; a new job is followed like any other."""
+        try:
+            id = self._remedies.order(asked or "", _owner(request))
+        except FooocusError as error:
+            return {self._problem: views.problem(error)}
+        return {self._problem: "", self._tab: " ".join([*(tab or "").split(), id][-_KEPT_IDS:])} if id else {}
+
+    def _look_at_card(self) -> str:
+        """Say loudly when the processor draws although a card is there."""
+        if self._warning is None:  # once: asking for the card takes up to a second
+            computer = look(self._config.models)
+            self._warning = banner(computer.cards, torch_version(), self._config.device, computer.system)
+        return self._warning
 
     def _stop_job(self, tab: str, request: gr.Request) -> None:
         """Stop the job that this tab shows."""

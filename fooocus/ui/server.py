@@ -23,10 +23,15 @@ from fooocus.images.library.library import Library
 from fooocus.images.library.places import find_picture
 from fooocus.jobs.store import State
 from fooocus.jobs.supervisor import Jobs
+from fooocus.models.computer import look
 from fooocus.models.first_run import FirstRun
 from fooocus.request import Request
+from fooocus.ui.data import add_data_routes
 from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
+from fooocus.ui.lists import Lists
 from fooocus.ui.pictures import add_picture_routes
+from fooocus.ui.remedies import Remedies
+from fooocus.ui.report import gather, report
 from fooocus.ui.shell import Shell
 from fooocus.ui.stream import Previews, Watcher
 from fooocus.ui.welcome import Welcome, measured_seconds
@@ -105,17 +110,26 @@ def build_app(
     _add_routes(app, config, jobs, previews)
     if library:
         add_picture_routes(app, config, library)
+    lists = Lists(config, defaults, first_run.shelves if first_run else None)
+
+    def tell(id: str, cookie: str) -> str | None:
+        if not _is_owner(cookie, jobs, id):
+            return None
+        return report(*gather(config, look(config.models), jobs.job(id), lists.names()))
+
+    add_data_routes(app, lists, tell)
 
     def measure() -> float | None:
         return measured_seconds(jobs.jobs(states=_FINISHED, limit=100), defaults)
 
-    page = (config, jobs, defaults, Watcher(jobs, previews, config.outputs), Welcome(first_run, measure))
+    welcome = Welcome(first_run, measure)
+    page = (config, jobs, defaults, Watcher(jobs, previews, config.outputs), welcome, Remedies(jobs, first_run))
     # Outside of a running event loop gradio makes several of its own and closes none.
     asyncio.run(_mount_page(app, page, port))
     return Guard(Shell(app), config, port, seconds=wrong_try_seconds)
 
 
-async def _mount_page(app: FastAPI, parts: tuple[Config, Jobs, Request, Watcher, Welcome], port: int) -> None:
+async def _mount_page(app: FastAPI, parts: tuple[Config, Jobs, Request, Watcher, Welcome, Remedies], port: int) -> None:
     """Build the Gradio page of ``parts`` and mount it behind the routes that ``app`` has."""
     import gradio as gr
 
@@ -219,7 +233,11 @@ def _add_routes(app: FastAPI, config: Config, jobs: Jobs, previews: Previews) ->
 
 def _owns(request: WebRequest, jobs: Jobs, id: str) -> bool:
     """Whether the browser that asks has made the job."""
+    return _is_owner(request.headers.get("cookie", ""), jobs, id)
+
+
+def _is_owner(cookie: str, jobs: Jobs, id: str) -> bool:
     try:
-        return jobs.job(id).owner == owner_of(request.headers.get("cookie", ""))
+        return jobs.job(id).owner == owner_of(cookie)
     except RequestError:
         return False

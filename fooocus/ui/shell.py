@@ -14,7 +14,12 @@ HEAD = """
 <meta name="color-scheme" content="light dark">
 <link rel="icon" type="image/svg+xml" href="/ui/icon.svg">
 <link rel="stylesheet" href="/ui/page.css">
+<link rel="stylesheet" href="/ui/panels.css">
 <script src="/ui/page.js" defer></script>
+<script src="/ui/advanced.js" type="module"></script>
+<script src="/ui/models.js" type="module"></script>
+<script src="/ui/presets.js" type="module"></script>
+<script src="/ui/styles.js" type="module"></script>
 """
 _FOREIGN = re.compile(r'<meta\s+(?:property|name)="(?:og|twitter):[^>]*?/?>\s*')
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from html import escape
 from urllib.parse import quote
 
-from fooocus.errors import FooocusError, MissingModel
+from fooocus.errors import FooocusError
+from fooocus.ui import faults
 from fooocus.ui.stream import Picture, View
 
 EXAMPLES = (
@@ -34,15 +35,18 @@ _STAGES: Mapping[str, str] = {
 }
 
 
-def stage(view: View) -> str:
-    """Return the whole stage. ``data-title`` is what the tab's title says."""
+def stage(view: View, *, fetchable: bool = False) -> str:
+    """Return the whole stage. ``data-title`` is what the tab's title says.
+
+    ``fetchable`` says whether what a failed job lacks can be fetched.
+    """
     match view.phase:
         case "empty":
             inside = _empty()
         case "waiting" | "running" | "paused":
             inside = _picture_forming(view) + _strip(view.saved, None, view.pictures) + _progress(view) + _notice(view)
         case _:
-            inside = _outcome(view)
+            inside = _outcome(view, fetchable)
     active = " data-active" if view.active else ""
     active += " data-skippable" if view.phase == "running" and view.pictures > 1 else ""
     return (
@@ -153,17 +157,12 @@ def _notice(view: View) -> str:
     return f'<p class="notice" title="{escape(view.notice)}">{escape(view.notice)}</p>'
 
 
-def _outcome(view: View) -> str:
+def _outcome(view: View, fetchable: bool) -> str:
     """Return what is left when a job has ended: its pictures, and why it ended early."""
     chosen = view.saved[-1] if view.saved else None
     words = ""
     if view.phase == "failed":
-        # page.css shows the button only while there is something to fetch.
-        fetch = '<button type="button" data-models="show">Show the missing files</button>'
-        words = (
-            f'<div class="fault" role="alert"><b>{escape(view.sentence)}</b><span>{escape(view.remedy)}</span>'
-            f"{fetch if view.code == MissingModel.__name__ else ''}</div>"
-        )
+        words = faults.card(view, fetchable)
     elif view.phase == "cancelled":
         words = '<div class="fault quiet" role="status"><span>Stopped.</span></div>'
     if chosen is None:
@@ -199,6 +198,7 @@ def _strip(pictures: tuple[Picture, ...], chosen: Picture | None, places: int) -
 def _caption(picture: Picture) -> str:
     return (
         f'<div class="caption"><span>Seed <b class="seed">{picture.seed}</b></span>'
+        '<button type="button" data-keep-seed title="Begin the next one from the same noise">Keep this seed</button>'
         f'<a class="save" href="{escape(picture.url)}" download>Download</a>'
         f'<a class="full" href="{escape(picture.url)}" target="_blank" rel="noopener">Full size</a></div>'
     )

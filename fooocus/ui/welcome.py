@@ -103,6 +103,8 @@ class Welcome:
             match do:
                 case "fetch":
                     self._run.fetch()
+                case "need":
+                    self._run.need([name])
                 case "use":
                     self._run.use(name)
                 case "pause":

@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -309,7 +308,7 @@ def test_a_preset_sets_everything_and_reset_takes_it_back(page_server: StartPage
     def shape() -> str:
         return visitor.page.inner_text("#shapes label.selected")
 
-    visitor.page.click("#field-preset input")
+    visitor.page.click("fooocus-presets .picker-button")
     visitor.page.get_by_role("option", name="Pocket").click()
     visitor.page.wait_for_function(
         "document.querySelector('#field-size input, #field-size textarea').value === '144x112'"
@@ -327,7 +326,7 @@ def test_a_preset_sets_everything_and_reset_takes_it_back(page_server: StartPage
     visitor.page.wait_for_timeout(300)
     visitor.shoot("1440-light-presets")
     visitor.page.get_by_role("tab", name="Models").click()
-    assert visitor.page.input_value("#field-base input") == "pocket_base"
+    assert visitor.page.inner_text('fooocus-model[field="base"] .picked') == "pocket_base"
     visitor.page.press("#field-prompt textarea", "Enter")
     visitor.wait_phase("finished")
     assert b"pocket_base.safetensors" in server.pictures()[-1].read_bytes()
@@ -338,31 +337,6 @@ def test_a_preset_sets_everything_and_reset_takes_it_back(page_server: StartPage
     )
     assert size.input_value() == "256x192"
     assert visitor.page.input_value("#field-prompt textarea") == "keeps its words"
-
-
-def test_a_lora_is_chosen_and_switched_off(page_server: StartPage, visit: Visit) -> None:
-    server = page_server()
-    folder = Path(server.settings["config"]["models"]) / "loras"
-    folder.mkdir()
-    for name in ("grain", "ink"):
-        (folder / f"{name}.safetensors").touch()
-    visitor = visit(server.url)
-    visitor.open_advanced("Models")
-    visitor.page.uncheck("#field-loras > * input[type=checkbox] >> nth=0")
-    for number, name in ((1, "grain"), (2, "ink")):
-        box = visitor.page.get_by_label(f"LoRA {number}", exact=True)
-        box.fill(name)
-        box.press("Enter")
-    visitor.page.get_by_label("Use LoRA 1").uncheck()
-    visitor.page.wait_for_timeout(300)
-    visitor.shoot("1440-light-loras")
-    visitor.generate("with ink only")
-    visitor.wait_phase("finished")
-    saved = server.pictures()[-1].read_bytes()
-    assert b"ink.safetensors" in saved and b"grain.safetensors" not in saved
-    visitor.page.reload()
-    visitor.page.get_by_role("tab", name="Models").click()
-    visitor.page.wait_for_function("document.querySelectorAll('.lora .use input:checked').length === 4")
 
 
 def test_a_finished_picture_can_be_looked_at_while_the_next_forms(server: PageServer, visit: Visit) -> None:

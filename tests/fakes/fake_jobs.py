@@ -21,6 +21,7 @@ class FakeJobs:
         self.all: dict[str, Job] = {}
         self.said: dict[str, list[tuple[int, Event]]] = {}
         self.cancelled: list[str] = []
+        self.renewed = 0
         self.orders = self
 
     def submit(self, request: dict[str, Any], owner: str) -> str:
@@ -60,6 +61,10 @@ class FakeJobs:
 
     def held(self, owner: str) -> bool:
         return False
+
+    def renew(self) -> bool:
+        self.renewed += 1
+        return True
 
     def worker_state(self) -> WorkerState:
         return WorkerState("ready")

@@ -133,6 +133,22 @@ def test_a_worker_killed_from_outside_while_idle_comes_back(opened: Open) -> Non
     assert jobs.worker_state().pid != pid
 
 
+def test_an_idle_worker_is_renewed_and_a_busy_one_is_not(opened: Open) -> None:
+    jobs = opened()
+    ends_well(jobs)
+    while jobs.worker_state().phase != "ready":  # its job's end is told a hair before
+        time.sleep(0.005)
+    before = jobs.worker_state().pid
+    assert jobs.renew()
+    ends_well(jobs)
+    assert jobs.worker_state().pid not in (None, before)
+    running = jobs.submit(fake(steps=200, seconds=0.01), "me")
+    until(jobs, running, Step)
+    assert not jobs.renew()
+    jobs.cancel(running)
+    assert isinstance(watch(jobs, running)[-1], Cancelled)
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [

@@ -9,9 +9,7 @@ import pytest
 
 from fooocus.config import Config
 from fooocus.request import Request
-from fooocus.ui.choices import choices
 from fooocus.ui.controls import initial, restorable
-from fooocus.ui.fields import BY_NAME
 
 
 @pytest.fixture
@@ -35,23 +33,34 @@ def config(tmp_path: Path) -> Config:
         ("count", "4", False),
         ("guidance", None, False),
         ("base", "sub/two.safetensors", True),
-        ("base", "gone.safetensors", False),
-        ("base", "old.ckpt", False),
+        ("base", "gone.safetensors", True),  # its panel says that it has vanished
+        ("base", "", True),
+        ("base", 5, False),
+        ("base", "two\nlines", False),
+        ("base", "C:\\secret.safetensors", False),
+        ("base", "//server/share/x.safetensors", False),
         ("base", "/etc/passwd", False),
         ("base", "../../secret.safetensors", False),
         ("refiner", "none", True),
-        ("styles", ["no-such-style"], False),
-        ("styles", [["x"]], False),
-        ("styles", [], True),
+        ("styles", '["gone-style", "mine:0.5"]', True),
+        ("styles", '["two\\nlines"]', False),
+        ("styles", '[["x"]]', False),
+        ("styles", "[", False),
+        ("styles", '{"a": 1}', False),
+        ("styles", ["x"], False),
+        ("styles", "[]", True),
         ("sampler", "euler", True),
         ("sampler", "magic", False),
-        ("loras.own", False, True),
-        ("loras.own", "no", False),
-        ("loras.2.on", False, True),
-        ("loras.2.on", 0, False),
-        ("loras.1.weight", 0.5, True),
-        ("loras.1.weight", 50, False),
-        ("loras.1.name", "gone.safetensors", False),
+        ("loras", '{"own": false, "rows": [{"name": "a.safetensors", "weight": 0.5, "on": false}]}', True),
+        ("loras", '{"own": true, "rows": []}', True),
+        ("loras", '{"own": "no", "rows": []}', False),
+        ("loras", '{"own": false, "rows": [{"name": "/etc/passwd", "weight": 1, "on": true}]}', False),
+        ("loras", '{"own": false, "rows": [{"name": "a", "weight": 1e9, "on": true}]}', False),
+        ("loras", '{"own": false, "rows": [{"name": "a", "weight": NaN, "on": true}]}', False),
+        ("loras", '{"own": false, "rows": [{"name": "a", "weight": true, "on": true}]}', False),
+        ("loras", '{"own": false, "rows": [{"name": "a", "weight": 1}]}', False),
+        ("loras", '{"own": false, "rows": "x"}', False),
+        ("loras", "[" * 100_000, False),
         ("prompt", {"a": 1}, False),
         ("colour", "red", False),
     ],
@@ -63,8 +72,3 @@ def test_remembered_values(config: Config, name: str, value: Any, kept: bool) ->
 def test_every_default_is_restorable(config: Config) -> None:
     defaults = Request(base="/elsewhere/mine.safetensors", clip_skip=40, seed=3)
     assert restorable(initial(defaults), config, defaults) == initial(defaults)
-
-
-def test_model_lists_hold_only_what_lies_there(config: Config) -> None:
-    offered = [name for _, name in choices(BY_NAME["base"], config, Request(base="one.safetensors"))]
-    assert offered == ["one.safetensors", "sub/two.safetensors"]

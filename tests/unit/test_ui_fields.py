@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -43,14 +44,19 @@ def test_every_field_has_exactly_one_row() -> None:
 
 @pytest.mark.parametrize("request_", [Request(seed=7), FULL, Request(seed=0, styles=(), loras=(), refiner="none")])
 def test_controls_give_the_request_back(request_: Request) -> None:
-    controls = fields.spread(fields.to_values(request_))
-    assert fields.to_request(fields.gather(controls), Request()) == request_
+    assert fields.to_request(fields.to_values(request_), Request()) == request_
 
 
-def test_a_lora_that_is_switched_off_stays_in_its_row_but_not_in_the_request() -> None:
-    controls = fields.spread(fields.to_values(FULL)) | {"loras.1.on": False}
-    assert fields.gather(controls)["loras"] == [["sub/b.safetensors", -1.25]]
-    assert controls["loras.1.name"] == "a.safetensors"
+def test_a_lora_that_is_switched_off_or_not_chosen_yet_stays_in_its_row_but_not_in_the_request() -> None:
+    rows = [
+        {"name": "a.safetensors", "weight": 1, "on": False},
+        {"name": "", "weight": 1, "on": True},
+        {"name": "b.safetensors", "weight": -1.25, "on": True},
+    ]
+    asked = fields.to_request({"loras": json.dumps({"own": False, "rows": rows})}, Request())
+    assert asked.loras == (LoraUse("b.safetensors", -1.25),)
+    own = fields.to_request({"loras": json.dumps({"own": True, "rows": rows})}, Request(loras=()))
+    assert own.loras is None
 
 
 def test_the_full_request_differs_everywhere_from_the_defaults() -> None:
@@ -91,6 +97,11 @@ def test_an_empty_seed_is_drawn_before_the_job_is_stored() -> None:
         ({"sampler": "magic"}, "sampler"),
         ({"styles": "one"}, "styles"),
         ({"loras": [["x", None]]}, "loras"),
+        ({"loras": "[{"}, "loras"),
+        ({"loras": '{"own": false, "rows": [7]}'}, "loras"),
+        ({"loras": '{"own": false, "rows": [{"name": 3, "weight": 1}]}'}, "loras"),
+        ({"styles": "["}, "styles"),
+        ({"styles": "7"}, "styles"),
         ({"base": None}, "base"),
         ({"prompt": 5}, "prompt"),
         ({"prompt": "x" * 300_000}, "prompt"),

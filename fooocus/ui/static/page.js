@@ -19,7 +19,8 @@
   // The stage says what the tab is called, and whether a job that shall stop still runs.
   const title = () => {
     const empty = stage()?.dataset.phase === "empty";
-    const words = (empty && document.querySelector(".welcome")?.dataset.title) || stage()?.dataset.title;
+    const said = (empty && document.querySelector(".welcome")?.dataset.title) || stage()?.dataset.title;
+    const words = said && document.body.classList.contains("unseen-end") ? `● ${said}` : said;
     if (words && document.title !== words) document.title = words;
     if (stage() && stage().dataset.job !== shown) { // another job is worth more than the screen of missing files
       shown = stage().dataset.job;
@@ -136,6 +137,8 @@
       next.focus();
       next.click();
     }
+    // What is open inside the column closes first.
+    if (event.key === "Escape" && event.target.closest?.("[data-escapes]")) return;
     if (event.key === "Escape" && document.body.classList.contains("advanced")) {
       document.querySelector("#advanced-switch input")?.click();
     }

@@ -1,0 +1,43 @@
+"""The banner above everything: the processor draws although a graphics card is there. Said loudly, with the way out.
+
+What torch is installed is read off its version, because importing it costs the page seconds: builds for cards that are
+not PyPI's own say so behind a plus sign.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from html import escape
+
+from fooocus.models.computer import Card, Maker
+
+_BUILDS: dict[Maker, str] = {"nvidia": "cuda", "intel": "xpu", "amd": "rocm"}
+
+
+def torch_version() -> str:
+    """Return the installed torch's version, or nothing."""
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def banner(cards: Sequence[Card], torch: str, device: str, system: str) -> str:
+    """Return the banner as HTML, or nothing where all is as it should be or as the person wants it."""
+    card = next((card for card in cards if card.maker in _BUILDS), None)
+    if card is None or not torch or not torch.endswith("+cpu"):
+        return ""
+    if device != "auto":  # the person has chosen, or an error of its own speaks of it
+        return ""
+    if card.maker == "amd" and system.startswith("Windows"):
+        reason = "PyTorch supports no AMD card on Windows."
+        remedy = "Expect minutes for a picture; on Linux this card can be used."
+    else:
+        reason = "The installed torch is a build without graphics."
+        remedy = f"Close the program and start it once with <code>--torch {_BUILDS[card.maker]}</code>."
+    return (
+        '<div class="banner" role="alert"><p><b>The processor draws, although a graphics card is there:</b> '
+        f'<span translate="no">{escape(card.name)}</span>. {reason} {remedy}</p>'
+        '<button type="button" data-banner-close aria-label="Hide">×</button></div>'
+    )

@@ -1,0 +1,42 @@
+"""Routes by which the page asks for lists (``/ui/lists/models``, ``styles``, ``presets``) and for a job's report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from starlette.requests import Request as WebRequest
+from starlette.responses import Response
+
+from fooocus.ui.lists import Lists
+
+
+def add_data_routes(
+    app: FastAPI, lists: Lists, tell: Callable[[str, str], str | None] = lambda job, cookie: None
+) -> None:
+    """Add the routes. An answer that the browser has already is not sent again.
+
+    ``tell`` gives the report of a job to whom its cookie shows to be the owner, and nothing to others.
+    """
+
+    @app.get("/ui/report/{job}")
+    def report(job: str, request: WebRequest) -> Response:
+        text = tell(job, request.headers.get("cookie", ""))
+        if text is None:
+            return Response(status_code=404)
+        body = text.encode("utf-8", "replace")
+        return Response(body, media_type="text/plain; charset=utf-8", headers={"cache-control": "no-store"})
+
+    @app.get("/ui/lists/{what}")
+    def answer(what: str, request: WebRequest) -> Response:
+        found = lists.answer(what, fresh="fresh" in request.query_params)
+        if found is None:
+            return Response(status_code=404)
+        # What is no text, such as half of a sign in a style's name, becomes a question mark.
+        body = json.dumps(found, ensure_ascii=False).encode("utf-8", "replace")
+        headers = {"etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "cache-control": "private, no-cache"}
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(body, media_type="application/json", headers=headers)

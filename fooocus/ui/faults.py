@@ -1,0 +1,89 @@
+"""The card that says why a job has ended early, with the buttons that do what can be done about it.
+
+Which buttons stand there follows from the error's class alone, so a new error gets its buttons by a row here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+
+from fooocus.errors import (
+    BrokenPicture,
+    DeviceOutOfMemory,
+    IncompatibleLora,
+    MismatchedModel,
+    MissingModel,
+    StorageError,
+    UnreadableModel,
+    UnsupportedModel,
+    WorkerError,
+)
+from fooocus.request import MIN_SIDE_PX, SIZE_STEP_PX, Size
+from fooocus.ui.stream import View
+
+_GRID_PX = 64  # sizes of real models are multiples of this; smaller ones, of miniatures, go by cells
+_LARGE_PX = 512
+_HALF = math.sqrt(0.5)  # of each side: half the pixels
+
+# What a button does (see :mod:`fooocus.ui.remedies`) and says.
+_WORDS: Mapping[str, str] = {
+    "fetch": "Fetch what is missing",
+    "retry": "Retry",
+    "again": "Try again",
+    "free": "Free memory and retry",
+    "smaller": "Retry smaller",
+    "models": "Choose another model",
+}
+_BY_CODE: Mapping[str, tuple[str, ...]] = {
+    MissingModel.__name__: ("fetch", "models", "again"),
+    UnreadableModel.__name__: ("models",),
+    UnsupportedModel.__name__: ("models",),
+    MismatchedModel.__name__: ("models",),
+    IncompatibleLora.__name__: ("models",),
+    DeviceOutOfMemory.__name__: ("free", "smaller"),
+    BrokenPicture.__name__: ("retry",),
+    StorageError.__name__: ("again",),
+    WorkerError.__name__: ("retry",),
+    "Defect": ("retry",),
+}
+
+
+def card(view: View, fetchable: bool) -> str:
+    """Return the card of a failed job. ``fetchable`` says whether something that it lacks can be fetched."""
+    buttons = "".join(_button(kind, view) for kind in remedies(view, fetchable))
+    copy = (
+        '<button type="button" class="copy" data-report title="Without names, prompts and paths">Copy report</button>'
+    )
+    return (
+        f'<div class="fault" role="alert"><b>{escape(view.sentence)}</b><span>{escape(view.remedy)}</span>'
+        f'<div class="remedies">{buttons}{copy}</div></div>'
+    )
+
+
+def remedies(view: View, fetchable: bool) -> tuple[str, ...]:
+    """Return what can be done about a failed job, best first."""
+    kinds = _BY_CODE.get(view.code, ("retry",))
+    if "memory ran out" in view.sentence:  # of the computer: its worker says so, or has died of it
+        kinds = ("free", "smaller")
+    return tuple(
+        kind
+        for kind in kinds
+        if (kind != "fetch" or fetchable) and (kind != "smaller" or smaller(Size(*view.size)) is not None)
+    )
+
+
+def smaller(size: Size) -> Size | None:
+    """Return a size of about half the pixels and the same shape, ``None`` where it would be too small to draw."""
+    step = _GRID_PX if min(size) >= _LARGE_PX else SIZE_STEP_PX
+    width, height = (max(step, round(side * _HALF / step) * step) for side in size)
+    if min(width, height) < MIN_SIDE_PX or width * height >= size.width * size.height:
+        return None
+    return Size(width, height)
+
+
+def _button(kind: str, view: View) -> str:
+    less = smaller(Size(*view.size)) if kind == "smaller" else None
+    title = f' title="{less.width} × {less.height} instead of {view.size[0]} × {view.size[1]}"' if less else ""
+    return f'<button type="button" data-remedy="{kind}"{title}>{_WORDS[kind]}</button>'

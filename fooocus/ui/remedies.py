@@ -1,0 +1,76 @@
+"""What the buttons of a failed job do: ask again for the same, or for less, or fetch what was missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fooocus.errors import FooocusError, RequestError
+from fooocus.jobs.store import Job
+from fooocus.jobs.supervisor import Jobs
+from fooocus.models.catalogue import Entry, load_catalogue, wanted_by
+from fooocus.models.first_run import FirstRun
+from fooocus.request import Request
+from fooocus.ui.faults import smaller
+
+
+class Remedies:
+    """Carry out the buttons' orders. Without ``first_run`` nothing can be fetched."""
+
+    def __init__(self, jobs: Jobs, first_run: FirstRun | None) -> None:
+        self._jobs, self._first_run = jobs, first_run
+
+    def fetchable(self, request: Mapping[str, Any]) -> tuple[Entry, ...]:
+        """Return the files of the catalogue that a job's request wants and that are not there."""
+        if self._first_run is None:
+            return ()
+        try:
+            wanted = wanted_by(Request.from_json({**Request().to_json(), **request}), load_catalogue())
+        except FooocusError:
+            return ()
+        here = {file.name.rpartition("/")[2] for file in self._first_run.shelves.found if not file.content.problem}
+        return tuple(entry for entry in wanted if entry.name not in here)
+
+    def order(self, text: str, owner: str) -> str | None:
+        """Carry out an order, JSON with ``do`` and ``job``; return the id of the new job if one was made.
+
+        Raises :class:`~fooocus.errors.FooocusError` when it cannot be done. What is no order is passed over.
+        """
+        do, id = _read(text)
+        if not do:
+            return None
+        job = self._jobs.job(id)
+        if job.owner != owner:
+            raise RequestError("job", "This job is not yours.", "Make one of your own.")
+        match do:
+            case "free":
+                self._jobs.renew()
+                return self._jobs.submit(job.request, owner)
+            case "retry" | "again":
+                return self._jobs.submit(job.request, owner)
+            case "smaller":
+                return self._jobs.submit(_smaller(job), owner)
+            case "fetch" if self._first_run is not None:
+                self._first_run.need([entry.name for entry in self.fetchable(job.request)])
+        return None
+
+
+def _smaller(job: Job) -> dict[str, Any]:
+    request = Request.from_json({**Request().to_json(), **job.request})
+    less = smaller(request.size)
+    if less is None:
+        raise RequestError("size", "There is no smaller size that can be drawn.", "Choose a smaller model.")
+    return dataclasses.replace(request, size=less).to_json()
+
+
+def _read(text: str) -> tuple[str, str]:
+    """Read an order. It comes from a browser and may be anything."""
+    try:
+        values = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return "", ""
+    if not isinstance(values, dict):
+        return "", ""
+    return str(values.get("do", "")), str(values.get("job", ""))
