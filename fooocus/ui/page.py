@@ -28,6 +28,7 @@ from fooocus.ui.controls import build_boxes, build_group, restorable
 from fooocus.ui.fields import BY_NAME, Group, to_request
 from fooocus.ui.guard import owner_of
 from fooocus.ui.hints import hints
+from fooocus.ui.languages import LANGUAGE_CHOICE
 from fooocus.ui.panels import Panels
 from fooocus.ui.remedies import Remedies
 from fooocus.ui.stream import ACTIVE, View, Watcher
@@ -101,6 +102,8 @@ class Page:
                             self._panels.begin(group)
                             self._controls |= build_group(group, self._defaults)
                             self._panels.build(group)
+                            if group == "more":
+                                gr.HTML(LANGUAGE_CHOICE, elem_id="language", apply_default_css=False, js_on_load=None)
             self._controls |= build_boxes(self._defaults)
             self._panels.build_hidden()
             self._tab = gr.Textbox(elem_id="tab", visible="hidden", container=False)

@@ -42,6 +42,7 @@ GOODBYE_SECONDS = 1  # an open page holds its connection for ever; it is not wai
 
 _MEDIA: Mapping[str, str] = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _STATIC_MEDIA: Mapping[str, str] = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_WORDS_FILE = re.compile(r"[a-z]{2}\.json", re.ASCII)
 _FINISHED: tuple[State, ...] = ("finished",)
 _FILE_HEADERS: Mapping[str, str] = {
     "content-security-policy": "sandbox; default-src 'none'",
@@ -221,6 +222,13 @@ def _add_routes(app: FastAPI, config: Config, jobs: Jobs, previews: Previews) ->
         if not re.fullmatch(r"\w+\.(css|js|svg)", name, re.ASCII) or not file.is_file():
             return Response(status_code=404)
         return FileResponse(file, media_type=_STATIC_MEDIA[file.suffix], headers={"cache-control": "no-cache"})
+
+    @app.get("/ui/words/{name}")
+    def words(name: str) -> Response:
+        file = STATIC / "words" / name
+        if not _WORDS_FILE.fullmatch(name) or not file.is_file():
+            return Response(status_code=404)
+        return FileResponse(file, media_type="application/json", headers={"cache-control": "no-cache"})
 
     @app.get("/favicon.ico")
     def icon() -> Response:

@@ -15,6 +15,7 @@ HEAD = """
 <link rel="icon" type="image/svg+xml" href="/ui/icon.svg">
 <link rel="stylesheet" href="/ui/page.css">
 <link rel="stylesheet" href="/ui/panels.css">
+<script src="/ui/words.js" defer></script>
 <script src="/ui/page.js" defer></script>
 <script src="/ui/advanced.js" type="module"></script>
 <script src="/ui/models.js" type="module"></script>

@@ -110,7 +110,9 @@ def percent(view: View) -> int:
 
 
 def _empty() -> str:
-    examples = "".join(f'<button type="button" data-example="{escape(e)}">{escape(e)}</button>' for e in EXAMPLES)
+    examples = "".join(
+        f'<button type="button" translate="no" data-example="{escape(e)}">{escape(e)}</button>' for e in EXAMPLES
+    )
     return f'<div class="empty"><p>What would you like to see?</p><div class="examples">{examples}</div></div>'
 
 
@@ -179,7 +181,9 @@ def _outcome(view: View, fetchable: bool) -> str:
 def _image(view: View, picture: Picture) -> str:
     if not picture.url:
         return '<span class="blank">Saved outside of the outputs folder</span>'
-    return f'<img src="{escape(picture.url)}" alt="{escape(view.prompt or "The finished picture")}">'
+    if not view.prompt:
+        return f'<img src="{escape(picture.url)}" alt="The finished picture">'
+    return f'<img src="{escape(picture.url)}" alt="{escape(view.prompt)}" translate="no">'
 
 
 def _strip(pictures: tuple[Picture, ...], chosen: Picture | None, places: int) -> str:

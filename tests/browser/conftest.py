@@ -213,9 +213,13 @@ def visit(chromium: Any) -> Iterator[Visit]:
     """Return a function that opens a new browser context at an address; afterwards nothing may have broken in it."""
     visitors: list[Visitor] = []
 
-    def begin(url: str, *, width: int = 1440, height: int = 900, theme: str = "light", **options: Any) -> Visitor:
+    def begin(
+        url: str, *, width: int = 1440, height: int = 900, theme: str = "light", before: str = "", **options: Any
+    ) -> Visitor:
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=theme, **options)
         context.set_default_timeout(20_000)
+        if before:  # a function that runs before the page's own scripts
+            context.add_init_script(f"({before})()")
         visitor = Visitor(context, context.new_page(), url)
         visitor.page.on("request", lambda request: visitor.requests.append(request.url))
         visitor.page.on("pageerror", lambda error: visitor.errors.append(str(error)))

@@ -20,7 +20,8 @@
   const title = () => {
     const empty = stage()?.dataset.phase === "empty";
     const said = (empty && document.querySelector(".welcome")?.dataset.title) || stage()?.dataset.title;
-    const words = said && document.body.classList.contains("unseen-end") ? `● ${said}` : said;
+    const inWords = said && fooocusWords.title(said);
+    const words = said && document.body.classList.contains("unseen-end") ? `● ${inWords}` : inWords;
     if (words && document.title !== words) document.title = words;
     if (stage() && stage().dataset.job !== shown) { // another job is worth more than the screen of missing files
       shown = stage().dataset.job;
