@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from fooocus.config import ROOT, Config
 from fooocus.events import Event
-from fooocus.request import Request
+from fooocus.request import Recipe, Request
 
 if TYPE_CHECKING:
     from fooocus.bench.options import BenchOptions
+    from fooocus.jobs.worker import Control, Emit, Run, WorkItem
     from fooocus.models.first_run import FirstRun
+    from fooocus.render.engine import Engine
 
 WORKER_ENVIRONMENT = {
     # Weights are local files; a library that asks its hub would wait for an answer that is not needed.
@@ -143,7 +145,34 @@ def worker_main(arguments: list[str]) -> None:
     from fooocus.render.engine import Engine
 
     engine = Engine(config, outside=told["outside"])
-    serve(engine.run, stdin, stdout, prepare=engine.warm)
+    serve(_measured(engine, config, told["outside"]), stdin, stdout, prepare=engine.warm)
+
+
+def _measured(engine: Engine, config: Config, outside: list[str]) -> Run:
+    """Return the engine's ``run`` with a watch beside it that remembers how long every picture took."""
+    from fooocus.models.elsewhere import placed
+    from fooocus.models.measuring import Counter, Measuring
+    from fooocus.models.pace import PaceMemory
+    from fooocus.prompt.plan import plan
+    from fooocus.prompt.stock import load_stock
+
+    def recipes(request: Mapping[str, Any]) -> tuple[Recipe, ...]:
+        stock = load_stock(config.styles_folder)
+        return plan(Request.from_json(request), stock.styles, stock.lists)
+
+    counter = Counter(config.folders("checkpoints"), lambda: placed(config.data), outside)
+    measuring = Measuring(PaceMemory(config.data / "pace.sqlite"), counter, recipes, engine.computing_on)
+
+    def run(job: WorkItem, emit: Emit, control: Control) -> None:
+        heard = measuring.job(job.request)
+
+        def tell(event: Event) -> None:
+            heard(event)
+            emit(event)
+
+        engine.run(job, tell, control)
+
+    return run
 
 
 if __name__ == "__main__":

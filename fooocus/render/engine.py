@@ -132,6 +132,11 @@ class Engine:
         self._texts: dict[Role, tuple[tuple[object, ...], Prompts]] = {}  # what was encoded last, and from what
         logging.getLogger("fooocus.render").info("computing on %s", self._device.reason)
 
+    @property
+    def computing_on(self) -> str:
+        """The device and the number format, with the reasons, for a person."""
+        return self._device.reason
+
     def run(self, job: WorkItem, emit: Emit, control: Control) -> None:
         """Make every picture of a job that is not saved yet; raises what should end the job."""
         request = Request.from_json(job.request)

@@ -25,6 +25,7 @@ from fooocus.request import Request
 from fooocus.ui import views, welcome_views
 from fooocus.ui.banner import banner, torch_version
 from fooocus.ui.controls import build_boxes, build_group, restorable
+from fooocus.ui.estimate import Estimator
 from fooocus.ui.fields import BY_NAME, Group, to_request
 from fooocus.ui.guard import owner_of
 from fooocus.ui.hints import hints
@@ -41,6 +42,8 @@ TABS: tuple[tuple[Group, str], ...] = (
     ("models", "Models"),
     ("more", "More"),
 )
+# What the time of a picture hangs on; the prompt, which may ask for more pictures, is looked at when it is left.
+TIMED = ("performance", "size", "count", "steps", "switch", "guidance", "sampler", "base", "refiner", "lines")
 _KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
 _LOOK_AT_WORKER_SECONDS = 0.5
 _SIGN_OF_LIFE_SECONDS = 10.0
@@ -80,6 +83,7 @@ class Page:
         self._watcher = watcher
         self._welcome = welcome
         self._remedies = remedies
+        self._estimator = Estimator(config, jobs, defaults)
         self._controls: dict[str, Any] = {}
         self._panels = Panels(config, defaults)
         self._warning: str | None = None
@@ -138,6 +142,7 @@ class Page:
             self._hint = gr.HTML("", elem_id="hint", apply_default_css=False, js_on_load=None)
             with gr.Row(elem_id="foot"):
                 self._advanced = gr.Checkbox(False, label="Advanced", container=False, elem_id="advanced-switch")
+                self._time = gr.HTML("", elem_id="time", apply_default_css=False, js_on_load=None)
                 self._status = gr.HTML("", elem_id="status", apply_default_css=False, js_on_load=None)
 
     def _wire(self, blocks: gr.Blocks) -> None:
@@ -161,7 +166,17 @@ class Page:
             queue=False,
             **quiet,
         )
-        self._tab.change(self._watch, self._tab, self._stage, trigger_mode="always_last", **quiet)
+        watched = self._tab.change(self._watch, self._tab, self._stage, trigger_mode="always_last", **quiet)
+        timed = [control.change for name, control in self._controls.items() if name in TIMED]
+        gr.on(
+            [blocks.load, watched.then, prompt.blur, *timed],
+            self._estimate,
+            set(every),
+            self._time,
+            trigger_mode="always_last",
+            queue=False,
+            **quiet,
+        )
         prompt.change(self._check, prompt, self._hint, trigger_mode="always_last", queue=False, **quiet)
         self._panels.wire(self._controls)
         given = [self._remedy, self._tab]
@@ -205,6 +220,14 @@ class Page:
             return answer | self._marked(error)
         answer[self._tab] = " ".join([*str(given[self._tab] or "").split(), id][-_KEPT_IDS:])
         return answer
+
+    def _estimate(self, given: dict[Any, Any]) -> str:
+        """Say how long the present settings would take."""
+        values = {name: given[control] for name, control in self._controls.items()}
+        try:
+            return self._estimator.line(to_request(values, self._defaults))
+        except FooocusError:
+            return ""
 
     def _check(self, prompt: str) -> str:
         """Say what in the prompt will not work."""

@@ -11,7 +11,7 @@ from html import escape
 from fooocus.models.computer import Computer
 from fooocus.models.fetch import FileProgress
 from fooocus.models.report import WantedFile, fetch_times, progress_line
-from fooocus.models.verdict import Fit, picture_time
+from fooocus.models.verdict import Fit
 from fooocus.models.words import amount
 from fooocus.ui.welcome import Look
 
@@ -33,7 +33,7 @@ _PHASES: Mapping[str, str] = {
 
 
 def quiet_line(look: Look | None) -> str:
-    """Return one line that says what this computer can do, or how far the download is."""
+    """Return one line that says what this computer can do, or how far the download is; the time stands before it."""
     if look is None:
         return ""
     moving = [file for file in look.under_way if file.phase != "paused"]
@@ -45,11 +45,7 @@ def quiet_line(look: Look | None) -> str:
         return _back(words)
     computer, verdict = look.survey.computer, look.survey.verdict
     card = computer.cards[0].name.removeprefix("NVIDIA ").removeprefix("GeForce ") if computer.cards else ""
-    fit = f"{card}, {_FITS[verdict.fit]}" if card else _FITS[verdict.fit]
-    # A time that was not measured is that of SDXL; with another model nothing is known.
-    known = look.measured or look.survey.files
-    time = picture_time(verdict.seconds) + " – " if verdict.seconds and known else ""
-    return _line(f"{time}{fit}", verdict.basis if time else "")
+    return _line(f"{card}, {_FITS[verdict.fit]}" if card else _FITS[verdict.fit])
 
 
 def panel(look: Look | None) -> str:
@@ -233,6 +229,5 @@ def _back(words: str) -> str:
     return f'<p class="missing"><button type="button" data-models="show">{escape(words)}</button></p>'
 
 
-def _line(words: str, hint: str = "") -> str:
-    title = f' title="{escape(hint)}"' if hint else ""
-    return f"<p{title}>{escape(words)}</p>"
+def _line(words: str) -> str:
+    return f"<p>{escape(words)}</p>"

@@ -1,0 +1,210 @@
+"""Take the time of every picture while it is made, from the events that its job says. Nothing here can fail a job."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fooocus.errors import FooocusError
+from fooocus.events import Event, Saved, Stage, Step
+from fooocus.models.catalogue import Kind
+from fooocus.models.header import read_header
+from fooocus.models.pace import Pace, PaceMemory
+from fooocus.models.scan import SUFFIX, match_name
+from fooocus.models.work import PictureWork, Work, decoder_work, picture_work, unet_work
+from fooocus.request import Recipe
+
+Plan = Callable[[Mapping[str, Any]], Sequence[Recipe]]
+_log = logging.getLogger(__name__)
+
+
+class Counter:
+    """Count a recipe's operations from the headers of its files, each read once while it is unchanged.
+
+    ``outside`` are the absolute paths that may be looked at; other names are looked for in the folders of checkpoints.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        placed: Callable[[], Mapping[Kind, Mapping[str, Path]]] = dict,
+        outside: Sequence[str] | None = (),
+    ) -> None:
+        self._folders = folders
+        self._placed = placed
+        self._outside = outside
+        self._paths: dict[str, Path] = {}
+        self._counted: dict[tuple[str, int, int], tuple[Work, Work]] = {}
+
+    def count(self, recipe: Recipe) -> PictureWork | None:
+        """Return the work of a recipe's picture; None where a file is not there or is not what it should be."""
+        base = self._work(recipe.base)
+        refiner = self._work(recipe.refiner) if recipe.refiner else None
+        if base is None or (recipe.refiner and refiner is None):
+            return None
+        return picture_work(recipe, base[0], refiner and refiner[0], base[1])
+
+    def _work(self, name: str) -> tuple[Work, Work] | None:
+        try:
+            path = self._find(name)
+            if path is None:
+                return None
+            status = path.stat()
+            key = (str(path), status.st_size, status.st_mtime_ns)
+            if key not in self._counted:
+                shapes = read_header(path).shapes
+                self._counted[key] = unet_work(shapes), decoder_work(shapes)
+            return self._counted[key]
+        except (FooocusError, OSError, ValueError):
+            self._paths.pop(name, None)
+            return None
+
+    def _find(self, name: str) -> Path | None:
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            return Path(name) if self._outside is None or name in self._outside else None
+        if name not in self._paths:
+            files = dict(self._placed().get("checkpoint", {}))
+            for folder in reversed(self._folders):
+                for path in folder.rglob(f"*{SUFFIX}") if folder.is_dir() else ():
+                    files[path.relative_to(folder).as_posix()] = path
+            found = match_name(name, files)
+            if len(found) != 1:
+                return None
+            self._paths[name] = files[found[0]]
+        return self._paths[name]
+
+
+class Measuring:
+    """The times of one worker's pictures. ``plan`` says what a stored request makes, ``device`` what on."""
+
+    def __init__(self, memory: PaceMemory, counter: Counter, plan: Plan, device: str, session: str = "") -> None:
+        self._memory = memory
+        self._counter = counter
+        self._plan = plan
+        self._device = device
+        self._session = session or session_of(os.getpid())
+        self._models = ""  # those of the last finished picture
+
+    def job(self, request: Mapping[str, Any]) -> Callable[[Event], None]:
+        """Return what is to hear the events of a job as they happen."""
+        try:
+            recipes = self._plan(request)
+        except FooocusError:
+            return lambda event: None  # the job itself will say why
+        times = _Times()
+
+        def heard(event: Event) -> None:
+            times.heard(event, time.monotonic())
+            if isinstance(event, Saved) and event.picture <= len(recipes):
+                self._saved(times, recipes[event.picture - 1])
+
+        return heard
+
+    def _saved(self, times: _Times, recipe: Recipe) -> None:
+        models = models_of(recipe)
+        warm, self._models = models == self._models, models
+        work = self._counter.count(recipe)
+        measured = times.taken(warm=warm)
+        if work is None or measured is None:
+            return
+        self._memory.add(
+            Pace(
+                self._device,
+                self._session,
+                models,
+                warm,
+                work,
+                measured.base * times.base_count / max(work.base_steps, 1),
+                measured.refiner * times.refiner_count / max(work.refiner_steps, 1),
+                measured.decode,
+                measured.rest,
+                measured.whole,
+            )
+        )
+
+
+def models_of(recipe: Recipe) -> str:
+    """Return the files of a recipe as one text: those that have to be loaded for it."""
+    return "|".join([recipe.base, recipe.refiner or "", recipe.vae or ""])
+
+
+def session_of(pid: int | None) -> str:
+    """Name one life of a worker."""
+    return "" if pid is None else f"worker {pid}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    base: float
+    refiner: float
+    decode: float
+    rest: float
+    whole: float
+
+
+class _Times:
+    """When the parts of the present picture began, and the seconds of its steps so far."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+        self._base: list[float] = []
+        self._refiner: list[float] = []
+        self._at = 0.0
+        self._saved_at = 0.0
+
+    @property
+    def base_count(self) -> int:
+        """The steps that the base has done."""
+        return len(self._base)
+
+    @property
+    def refiner_count(self) -> int:
+        """The steps that the refiner has done."""
+        return len(self._refiner)
+
+    def heard(self, event: Event, now: float) -> None:
+        """Take an event that happened ``now``, in seconds of a monotonic clock."""
+        match event:
+            case Stage(name=name):
+                if name == "loading":  # another picture
+                    self._began, self._base, self._refiner = {}, [], []
+                self._began[name] = now
+                if name != "refining":
+                    self._at = now
+            case Step():
+                (self._refiner if "refining" in self._began else self._base).append(now - self._at)
+                self._at = now
+            case Saved():
+                self._saved_at = now
+
+    def taken(self, *, warm: bool) -> _Measured | None:
+        """Return what the picture took; None unless it was watched from its beginning to its end."""
+        if not {"loading", "reading", "sampling", "decoding", "saving"} <= self._began.keys():
+            return None
+        at = self._began
+        rest = at["sampling"] - at["loading"] + self._saved_at - at["saving"]
+        return _Measured(
+            _a_step(self._base, warm=warm),
+            _a_step(self._refiner, warm=warm),
+            at["saving"] - at["decoding"],
+            rest,
+            self._saved_at - at["loading"],
+        )
+
+
+def _a_step(steps: Sequence[float], *, warm: bool) -> float:
+    """Return the mean seconds of a step without what befell single ones, such as a pause of the computer.
+
+    The first step also brings its network to the device. It does so for every picture where two take turns there, so it
+    counts; but not when the network had to be loaded as well.
+    """
+    if not steps:
+        return 0.0
+    usual = statistics.median(steps[1:] or steps)
+    return (steps[0] + usual * (len(steps) - 1)) / len(steps) if warm else usual
