@@ -14,6 +14,7 @@ from typing import Any
 from fooocus.errors import StorageError
 
 _NOT_MEASURED = "–"
+_REST_LOAD = 0.25
 _KINDS_OF = {"base": "base UNet, one call", "refiner": "refiner UNet, one call", "vae": "VAE decoding"}
 
 
@@ -45,7 +46,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{_versions(result['versions'])}.",
         "",
         f"{machine['computing']}; {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
-        f"{_gib(machine['memory_bytes'])} of main memory; {machine['system']}.",
+        f"{_gib(machine['memory_bytes'])} of main memory; {machine['system']}.{_busy(machine)}",
         "",
         _conditions(setting),
         "",
@@ -165,6 +166,14 @@ def _conditions(setting: Mapping[str, Any]) -> str:
         f"{setting['dtype']}, decoded in float32, {setting['runs']} pictures of each in turns after one that does not "
         "count."
     )
+
+
+def _busy(machine: Mapping[str, Any]) -> str:
+    """Say that the computer was not alone with this; a load of a quarter of a core is a system at rest."""
+    load = machine.get("load")
+    if load is None or load < _REST_LOAD:
+        return ""
+    return f" **Other programs were running (load {load:g}): times are longer and scatter more than they need to.**"
 
 
 def _versions(versions: Mapping[str, str]) -> str:

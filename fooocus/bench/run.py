@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -63,6 +64,7 @@ class Setting:
 def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
     """Measure and return everything as a JSON object. ``tell`` hears what goes on."""
     setting = _setting(config, options, tell)
+    machine = _machine(setting.device)
     memory = Memory(setting.device)
     ours = Ours(setting.config, memory, setting.request)
     tell(f"Computing on {setting.device.reason}.")
@@ -84,7 +86,7 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": _commit(),
-        "machine": _machine(setting.device),
+        "machine": machine,
         "versions": _versions(),
         "setting": _told(setting, ours),
         "ours": [dataclasses.asdict(timing) for timing in mine],
@@ -183,7 +185,8 @@ def _machine(device: Device) -> dict[str, Any]:
         "cores": computer.cores,
         "threads": torch.get_num_threads(),
         "memory_bytes": computer.memory_bytes,
-        "system": platform.platform(aliased=True),
+        "system": platform.system(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "computing": device.reason,
     }
 
