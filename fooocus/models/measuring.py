@@ -21,6 +21,7 @@ from fooocus.models.work import PictureWork, Work, decoder_work, picture_work, u
 from fooocus.request import Recipe
 
 Plan = Callable[[Mapping[str, Any]], Sequence[Recipe]]
+_PAUSE = 10  # times the median step
 _log = logging.getLogger(__name__)
 
 
@@ -199,12 +200,14 @@ class _Times:
 
 
 def _a_step(steps: Sequence[float], *, warm: bool) -> float:
-    """Return the mean seconds of a step without what befell single ones, such as a pause of the computer.
+    """Return the mean seconds of a step; one that took ten times as long as usual was no step but a pause.
 
     The first step also brings its network to the device. It does so for every picture where two take turns there, so it
     counts; but not when the network had to be loaded as well.
     """
     if not steps:
         return 0.0
-    usual = statistics.median(steps[1:] or steps)
+    later = steps[1:] or steps
+    longest = _PAUSE * statistics.median(later)
+    usual = statistics.fmean(min(step, longest) for step in later)
     return (steps[0] + usual * (len(steps) - 1)) / len(steps) if warm else usual

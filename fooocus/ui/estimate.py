@@ -58,6 +58,6 @@ class Estimator:
 
 
 def _about(seconds: float) -> str:
-    """Write a time as exactly as it is known: 7 s, 12 s, 45 s, 110 s as 2 min."""
-    step = 1 if seconds < 20 else 5 if seconds < 90 else 1
+    """Write a time no finer than it is known: 7 s, 12 s, 45 s, 2 min."""
+    step = 5 if 40 <= seconds < 90 else 1
     return f"about {duration(max(1.0, round(seconds / step) * step))}"

@@ -169,14 +169,15 @@ class Page:
         watched = self._tab.change(self._watch, self._tab, self._stage, trigger_mode="always_last", **quiet)
         timed = [control.change for name, control in self._controls.items() if name in TIMED]
         gr.on(
-            [blocks.load, watched.then, prompt.blur, *timed],
+            [blocks.load, prompt.blur, *timed],
             self._estimate,
-            set(every),
+            {*every},
             self._time,
             trigger_mode="always_last",
             queue=False,
             **quiet,
         )
+        watched.then(self._estimate, {*every}, self._time, queue=False, **quiet)  # it has just learnt
         prompt.change(self._check, prompt, self._hint, trigger_mode="always_last", queue=False, **quiet)
         self._panels.wire(self._controls)
         given = [self._remedy, self._tab]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from fooocus.bench.layout import BASE, REFINER, published
+from fooocus.config import Config
 from fooocus.diffusion.samplers import SAMPLERS
 from fooocus.errors import RequestError
 from fooocus.events import Event, Notice, Saved, Stage, Step
@@ -25,6 +26,7 @@ from fooocus.models.work import TWICE, PictureWork, Work, decoder_work, picture_
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import Styles
 from fooocus.request import Recipe, Request, Size
+from fooocus.ui.estimate import Estimator
 from tests.tiny import tiny_folder, tiny_shapes
 
 SDXL = Size(1152, 896)
@@ -43,30 +45,55 @@ def test_sdxl_has_the_operations_that_its_graph_has() -> None:
     assert decoder_work(published(BASE)[0]).operations(SDXL) == pytest.approx(10.298e12, rel=1e-3)
 
 
+class Operations:
+    """Count a network's operations while it works: layers by hooks, attention where it is computed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counted = 0.0
+        attend = nn.functional.scaled_dot_product_attention
+
+        def counting(query: Tensor, key: Tensor, value: Tensor, **named: object) -> Tensor:
+            self.counted += 4.0 * query.numel() * key.shape[-2]
+            return attend(query, key, value, **named)
+
+        monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", counting)
+
+    def of(self, network: nn.Module, ask: Callable[[], object]) -> float:
+        """Return the operations of ``ask`` in the convolutions and matrices of ``network`` and in all attention."""
+
+        def layer(module: nn.Module, given: object, output: Tensor) -> None:
+            weight = module.weight
+            places = output.numel() / weight.shape[0]
+            # What has no places is of the step or of the text: embeddings, and keys and values that are kept.
+            self.counted += 2.0 * weight.numel() * places if places > 1 else 0.0
+
+        handles = [m.register_forward_hook(layer) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        self.counted = 0.0
+        ask()
+        for handle in handles:
+            handle.remove()
+        return self.counted
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("size", [Size(64, 64), Size(104, 72)])
-def test_the_count_is_torchs_own(size: Size) -> None:
+def test_the_count_is_what_the_networks_do(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(tiny_folder() / "tiny_base.safetensors")
-    unet = checkpoint.load("unet", dtype=torch.float32).module
+    unet, vae = (checkpoint.load(kind, dtype=torch.float32).module for kind in ("unet", "vae"))  # type: ignore[arg-type]
     attention.install(unet)
     context = torch.zeros(1, 77, 192)
     told = {"text_embeds": torch.zeros(1, 128), "time_ids": torch.zeros(1, 6)}
+    latents = torch.zeros(1, 4, size.height // 8, size.width // 8)
+    operations = Operations(monkeypatch)
 
     def ask() -> None:
-        latents = torch.zeros(1, 4, size.height // 8, size.width // 8)
         unet(latents, torch.tensor(5.0), encoder_hidden_states=context, added_cond_kwargs=told)
 
-    with torch.no_grad():
-        ask()  # from now on keys and values of the text are known
-        # Torch does not count the products inside of its fused attention for processors.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            ask()
-    counted = counter.get_total_flops()
-    ours = unet_work(tiny_shapes("tiny_base")).operations(size)
-    assert counted * 0.97 < ours <= counted, "embeddings of time and size are left out, and nothing else"
-    vae = checkpoint.load("vae", dtype=torch.float32).module
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        vae.decode(torch.zeros(1, 4, size.height // 8, size.width // 8))  # type: ignore[operator]
-    assert decoder_work(tiny_shapes("tiny_base")).operations(size) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    ask()  # from now on keys and values of the text are known
+    counted = unet_work(tiny_shapes("tiny_base")).operations(size)
+    assert counted == pytest.approx(operations.of(unet, ask), rel=1e-6)
+    counted = decoder_work(tiny_shapes("tiny_base")).operations(size)
+    assert counted == pytest.approx(operations.of(vae, lambda: vae.decode(latents)), rel=1e-6)  # type: ignore[operator]
 
 
 def test_samplers_that_ask_twice_are_known() -> None:
@@ -260,3 +287,36 @@ def test_only_files_of_the_folders_and_those_that_may_be_asked_for_are_looked_at
     assert Counter([tiny_folder()]).count(recipe(base="../tiny_base", refiner="none")) is None
     (tmp_path / "broken.safetensors").write_bytes(b"<html>")
     assert Counter([tmp_path]).count(recipe(base="broken", refiner="none")) is None
+
+
+@dataclasses.dataclass
+class Worker:
+    """What the estimator asks of the jobs."""
+
+    pid: int | None = 1
+
+    def worker_state(self) -> Worker:
+        return self
+
+
+def test_the_page_says_a_time_once_it_is_known(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "checkpoints").mkdir(parents=True)
+    for name in ("tiny_base", "tiny_refiner"):
+        shutil.copy(tiny_folder() / f"{name}.safetensors", models / "checkpoints")
+    config = Config(models=models, data=tmp_path / "data")
+    asked = Request(styles=(), base="tiny_base", refiner="tiny_refiner", loras=())
+    estimator = Estimator(config, Worker(), asked)  # type: ignore[arg-type]
+    assert estimator.line(asked) == "", "nothing was made yet, and nothing is guessed"
+
+    work = Counter([models / "checkpoints"]).count(recipe())
+    assert work is not None
+    memory = PaceMemory(config.data / "pace.sqlite")
+    memory.add(Pace("processor", "worker 1", "tiny_base|tiny_refiner|", True, work, 0.4, 0.3, 0.5, 0.2, 12.0))
+    assert ">about 12 s<" in estimator.line(asked)
+    assert ">about 45 s<" in estimator.line(dataclasses.replace(asked, count=4))
+    assert "about 12 s a picture" in estimator.line(dataclasses.replace(asked, count=4))
+    assert ">about 23 s<" in estimator.line(dataclasses.replace(asked, performance="quality"))
+    assert ">about 3 min<" in estimator.line(dataclasses.replace(asked, prompt="a fox --repeat 15"))
+    assert estimator.line(dataclasses.replace(asked, styles=("no such style",))) == ""
+    assert estimator.line(dataclasses.replace(asked, base="another")) == ""
