@@ -35,9 +35,21 @@ def banner(cards: Sequence[Card], torch: str, device: str, system: str) -> str:
         remedy = "Expect minutes for a picture; on Linux this card can be used."
     else:
         reason = "The installed torch is a build without graphics."
-        remedy = f"Close the program and start it once with <code>--torch {_BUILDS[card.maker]}</code>."
+        remedy = f"Close the program and start it once with <code translate=no>--torch {_BUILDS[card.maker]}</code>."
+    return _said(f'<span translate="no">{escape(card.name)}</span>. {reason} {remedy}')
+
+
+def slow(sentence: str) -> str:
+    """Return the banner for what a worker said of itself, which knows more than a version tells; or nothing."""
+    if not sentence:
+        return ""
+    build = _BUILDS["nvidia"]
+    remedy = f"Update the card's driver, or start once with <code translate=no>--torch {build}</code>."
+    return _said(f"{escape(sentence)} {remedy}")
+
+
+def _said(words: str) -> str:
     return (
-        '<div class="banner" role="alert"><p><b>The processor draws, although a graphics card is there:</b> '
-        f'<span translate="no">{escape(card.name)}</span>. {reason} {remedy}</p>'
-        '<button type="button" data-banner-close aria-label="Hide">×</button></div>'
+        '<div class="banner" role="alert"><p><b>The processor draws, although a graphics card is there.</b> '
+        f'{words}</p><button type="button" data-banner-close aria-label="Hide">×</button></div>'
     )

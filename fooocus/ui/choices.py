@@ -6,8 +6,10 @@ Model files, styles and presets are lists of their own, see :mod:`fooocus.ui.lis
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from fooocus.config import Config
+from fooocus.models.scan import SUFFIX, walk
 from fooocus.prompt.sizes import SDXL_SIZES, size_label, sizes_like
 from fooocus.request import Size
 from fooocus.ui.fields import METADATA, Row
@@ -62,12 +64,15 @@ def choices(row: Row) -> list[Choice]:
 
 
 def model_files(config: Config, kind: str) -> list[str]:
-    """Return the safetensors files of one kind as paths relative to their folder, with forward slashes."""
+    """Return the safetensors files of one kind as paths relative to their folder, with forward slashes.
+
+    No file is opened, so this may be asked while somebody types.
+    """
     found = {
-        file.relative_to(folder).as_posix()
+        Path(stamp.path).relative_to(folder).as_posix()
         for folder in config.folders(kind)
-        if folder.is_dir()
-        for file in folder.rglob("*.safetensors")
+        for stamp in walk(folder)
+        if stamp.path.lower().endswith(SUFFIX)
     }
     return sorted(found, key=str.lower)
 

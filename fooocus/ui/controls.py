@@ -63,18 +63,16 @@ def build_group(group: Group, defaults: Request) -> Controls:
             gr.HTML(place, apply_default_css=False, js_on_load=None, elem_classes="drawn")
             continue
         with gr.Column(elem_id=f"place-{row.name}", elem_classes="place"):
+            # What stands at the right end of a field's head comes before the field for those who go by keys.
             if row.name == "seed":
                 gr.HTML("<fooocus-seed></fooocus-seed>", apply_default_css=False, js_on_load=None, elem_classes="drawn")
+                made[row.name] = _simple(row, defaults)
+                continue
+            back = gr.Button("Reset", elem_classes="back", size="sm")  # panels.css shows it while the value differs
             made |= _size(row, defaults) if row.kind == "size" else {row.name: _simple(row, defaults)}
-            if row.name != "seed":
-                _way_back(made[row.name], row, initial(defaults)[row.name])
+            begin = json.dumps(initial(defaults)[row.name])
+            back.click(None, None, made[row.name], js=f"() => {begin}")
     return made
-
-
-def _way_back(control: Any, row: Row, value: Any) -> None:
-    """Add the button that sets a control back to what it was at the start; page.css shows it while they differ."""
-    back = gr.Button("Reset", elem_classes="back", size="sm")
-    back.click(None, None, control, js=f"() => {json.dumps(value)}")
 
 
 def restorable(controls: Mapping[str, Any], config: Config, defaults: Request) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from fooocus.errors import (
     IncompatibleLora,
     MismatchedModel,
     MissingModel,
+    RequestError,
     StorageError,
     UnreadableModel,
     UnsupportedModel,
     WorkerError,
 )
 from fooocus.request import MIN_SIDE_PX, SIZE_STEP_PX, Size
+from fooocus.ui.fields import BY_NAME
 from fooocus.ui.stream import View
 
 _GRID_PX = 64  # sizes of real models are multiples of this; smaller ones, of miniatures, go by cells
@@ -35,8 +37,10 @@ _WORDS: Mapping[str, str] = {
     "free": "Free memory and retry",
     "smaller": "Retry smaller",
     "models": "Choose another model",
+    "setting": "Show the setting",
 }
 _BY_CODE: Mapping[str, tuple[str, ...]] = {
+    RequestError.__name__: ("setting",),
     MissingModel.__name__: ("fetch", "models", "again"),
     UnreadableModel.__name__: ("models",),
     UnsupportedModel.__name__: ("models",),
@@ -67,11 +71,12 @@ def remedies(view: View, fetchable: bool) -> tuple[str, ...]:
     kinds = _BY_CODE.get(view.code, ("retry",))
     if "memory ran out" in view.sentence:  # of the computer: its worker says so, or has died of it
         kinds = ("free", "smaller")
-    return tuple(
-        kind
-        for kind in kinds
-        if (kind != "fetch" or fetchable) and (kind != "smaller" or smaller(Size(*view.size)) is not None)
-    )
+    impossible = {
+        "fetch": not fetchable,
+        "smaller": smaller(Size(*view.size)) is None,
+        "setting": view.field not in BY_NAME,
+    }
+    return tuple(kind for kind in kinds if not impossible.get(kind, False)) or ("retry",)
 
 
 def smaller(size: Size) -> Size | None:
@@ -86,4 +91,5 @@ def smaller(size: Size) -> Size | None:
 def _button(kind: str, view: View) -> str:
     less = smaller(Size(*view.size)) if kind == "smaller" else None
     title = f' title="{less.width} × {less.height} instead of {view.size[0]} × {view.size[1]}"' if less else ""
-    return f'<button type="button" data-remedy="{kind}"{title}>{_WORDS[kind]}</button>'
+    tab = f' data-tab="{BY_NAME[view.field].group}"' if kind == "setting" else ""
+    return f'<button type="button" data-remedy="{kind}"{title}{tab}>{_WORDS[kind]}</button>'

@@ -55,7 +55,7 @@ ROWS: tuple[Row, ...] = (
     Row("styles", "Styles", "Each adds its own words to the prompt.", "styles", "styles", empty="No style"),
     Row("base", "Base model", "The network that draws the picture.", "models", "model", folder="checkpoints"),
     Row("refiner", "Refiner", "Takes over for the last steps.", "models", "model", folder="checkpoints"),
-    Row("switch", "Refiner from step", "Left empty: after two thirds of them.", "models", "whole", empty="Automatic"),
+    Row("switch", "Refiner from step", "Left empty: about the last third.", "models", "whole", empty="Automatic"),
     Row("loras", "LoRAs", "Small additions to the model, each with its weight.", "models", "loras", folder="loras"),
     Row("vae", "VAE", "Turns the network's result into pixels.", "models", "model", folder="vae"),
     Row("lines", "Lines of the prompt", "One prompt together, or a picture of each line.", "more", "choice"),

@@ -135,7 +135,12 @@ class Lists:
         presets = load_presets(self._config.styles_folder / "presets")
         return {
             "presets": [
-                {"name": one.name, "title": shown(one.name), "about": one.about, "own": one.name not in OUR_PRESETS}
+                {
+                    "name": one.name,
+                    "title": shown(one.name) if one.name in OUR_PRESETS else one.name,
+                    "about": one.about,
+                    "own": one.name not in OUR_PRESETS,
+                }
                 for one in presets.by_name.values()
             ],
             "problems": list(presets.problems),

@@ -272,7 +272,8 @@ class Page:
             id = self._remedies.order(asked or "", _owner(request))
         except FooocusError as error:
             return {self._problem: views.problem(error)}
-        return {self._problem: "", self._tab: " ".join([*(tab or "").split(), id][-_KEPT_IDS:])} if id else {}
+        followed = {self._tab: " ".join([*(tab or "").split(), id][-_KEPT_IDS:])} if id else {}
+        return {self._problem: "", **followed}
 
     def _look_at_card(self) -> str:
         """Say loudly when the processor draws although a card is there."""

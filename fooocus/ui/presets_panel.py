@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -17,7 +18,7 @@ from fooocus.errors import FooocusError
 from fooocus.prompt.own_presets import delete_preset, rename_preset, save_preset
 from fooocus.prompt.presets import layered, load_presets
 from fooocus.request import Request
-from fooocus.ui.controls import settings_of
+from fooocus.ui.controls import initial, settings_of
 from fooocus.ui.fields import to_request
 
 _SAID = "(said) => { window.fooocusPanels?.take(['preset-said'], [said]) }"
@@ -33,7 +34,9 @@ class PresetsPanel:
 
     def build(self) -> None:
         """Add the panel's place, where Gradio's layout stands now."""
-        gr.HTML("<fooocus-presets></fooocus-presets>", apply_default_css=False, js_on_load=None, elem_classes="drawn")
+        begin = escape(json.dumps(initial(self._defaults)))
+        place = f'<fooocus-presets begin="{begin}"></fooocus-presets>'
+        gr.HTML(place, apply_default_css=False, js_on_load=None, elem_classes="drawn")
 
     def build_hidden(self) -> None:
         """Add the boxes by which the panel asks and is answered."""

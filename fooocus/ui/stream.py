@@ -45,6 +45,7 @@ _PACE_WEIGHT = 0.3  # of the newest step in the running mean of seconds per step
 _WAIT_SECONDS = 1.0  # longest wait for an event before the count of waiting jobs is looked at again
 _IDLE_SECONDS = 0.1
 _KEPT_PREVIEWS = 64
+_SLOW = "Computing on processor (there is"  # what a worker says at a job's begin, see loading/device.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,10 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Hold what the stage shows of one job. ``fraction`` of the whole job never falls; ``preview`` counts frames."""
+    """Hold what the stage shows of one job. ``fraction`` of the whole job never falls; ``preview`` counts frames.
+
+    ``slow`` is the worker's sentence where it draws on the processor although a card is there.
+    """
 
     job: str = ""
     phase: Phase = "empty"
@@ -79,6 +83,8 @@ class View:
     sentence: str = ""
     remedy: str = ""
     code: str = ""
+    field: str = ""
+    slow: str = ""
     seconds: float = 0.0
     pace: float = 0.0
     stepped_at: float = 0.0
@@ -144,14 +150,14 @@ def fold(view: View, event: Event, now: float, outputs: Path) -> View:
             view = change(view, phase="running", picture=number, pictures=pictures, saved=saved, stepped_at=0.0)
             return _advance(view, 1.0)
         case Notice(text):
-            return change(view, notice=text)
+            return change(view, notice=text, slow=text if text.startswith(_SLOW) else view.slow)
         case Paused(picture, pictures, step, steps):
             view = change(view, phase="paused", ahead=0, stage="", stepped_at=0.0)
             return change(view, picture=picture, pictures=pictures, step=step, steps=steps) if steps else view
         case Finished(_, seconds):
             return change(view, phase="finished", fraction=1.0, seconds=seconds)
-        case Failed(code, sentence, remedy, _):
-            return change(view, phase="failed", sentence=sentence, remedy=remedy, code=code)
+        case Failed(code, sentence, remedy, field):
+            return change(view, phase="failed", sentence=sentence, remedy=remedy, code=code, field=field or "")
         case Cancelled():
             return change(view, phase="cancelled")
 

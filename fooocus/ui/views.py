@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from fooocus.errors import FooocusError
 from fooocus.ui import faults
+from fooocus.ui.banner import slow
 from fooocus.ui.stream import Picture, View
 
 EXAMPLES = (
@@ -51,7 +52,7 @@ def stage(view: View, *, fetchable: bool = False) -> str:
     active += " data-skippable" if view.phase == "running" and view.pictures > 1 else ""
     return (
         f'<section class="stage" data-phase="{view.phase}"{active} data-job="{escape(view.job)}" '
-        f'data-title="{_title(view)}" aria-label="Picture">{inside}</section>'
+        f'data-title="{_title(view)}" aria-label="Picture">{slow(view.slow)}{inside}</section>'
     )
 
 

@@ -117,6 +117,11 @@ def test_a_preset_is_saved_found_changed_renamed_and_deleted(server: PageServer,
     page.wait_for_selector('.preset-says:has-text("Saved.")')
     file = Path(server.settings["config"]["styles_folder"]) / "presets" / "My portraits.json"
     assert json.loads(file.read_text(encoding="utf-8"))["request"]["count"] == 3
+    page.wait_for_timeout(600)
+    page.reload()
+    page.wait_for_selector('fooocus-presets .picked:has-text("My portraits")')
+    page.wait_for_timeout(600)
+    assert "Changed since" not in page.inner_text("fooocus-presets")
     page.click("#reset")
     page.wait_for_function("document.querySelector('#field-count input[type=number]').value === '1'")
     page.click("fooocus-presets .picker-button")
@@ -186,3 +191,34 @@ def test_by_keyboard_alone_on_a_phone(server: PageServer, visit: Visit) -> None:
         visitor.shoot(f"360-dark-{tab.lower()}")
     page.keyboard.press("Escape")
     page.wait_for_selector("#advanced", state="hidden")
+
+
+def test_the_end_of_a_job_is_heard_and_seen_only_if_it_is_wished(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    page = visitor.page
+    visitor.context.grant_permissions(["notifications"])
+    page.evaluate(
+        """() => {
+          window.heard = 0; window.told = []
+          const Real = window.AudioContext
+          window.AudioContext = class extends Real { constructor() { super(); window.heard += 1 } }
+          window.Notification = Object.assign(class { constructor(words) { window.told.push(words) } },
+            { permission: "granted", requestPermission: async () => "granted" })
+          Object.defineProperty(document, "hidden", { get: () => window.away === true })
+        }"""
+    )
+    visitor.generate("one in silence")
+    visitor.wait_phase("finished")
+    assert page.evaluate("[window.heard, window.told.length]") == [0, 0]
+    visitor.open_advanced("More")
+    page.get_by_label("Play a sound").check()  # and it is heard at once how it sounds
+    page.get_by_label("Show a notification and mark the tab").check()
+    page.evaluate("window.away = true")
+    visitor.generate("one to be told of")
+    page.wait_for_function("window.heard === 2 && window.told.length === 1")
+    assert page.title().startswith("● Done")
+    page.evaluate("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
+    assert page.title() == "Done – one to be told of"
+    page.reload()
+    page.wait_for_selector("#field-prompt textarea")
+    assert page.evaluate("localStorage.getItem('fooocus.notice')") == '{"sound":true,"note":true}'

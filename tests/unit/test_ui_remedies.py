@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 
 from fooocus import errors
 from fooocus.errors import FooocusError, RequestError
+from fooocus.events import Notice
 from fooocus.models.computer import Card
 from fooocus.request import Request, Size
+from fooocus.ui import views
 from fooocus.ui.banner import banner
 from fooocus.ui.faults import card, remedies, smaller
 from fooocus.ui.remedies import Remedies
-from fooocus.ui.stream import View
+from fooocus.ui.stream import View, fold
 from tests.fakes.fake_jobs import FakeJobs
 
 CARD = Card("nvidia", "NVIDIA <RTX> 3060", 12 << 30, 8.6)
@@ -37,6 +40,8 @@ def failed(code: str, sentence: str = "No.", size: tuple[int, int] = (1152, 896)
         (failed("StorageError"), ("again",)),
         (failed("UnsupportedModel"), ("models",)),
         (failed("SomethingNew"), ("retry",)),
+        (failed("RequestError"), ("retry",)),
+        (dataclasses.replace(failed("RequestError"), field="steps"), ("setting",)),
     ],
 )
 def test_each_error_has_its_buttons(view: View, kinds: tuple[str, ...]) -> None:
@@ -140,3 +145,13 @@ def test_the_processor_beside_a_card_is_said_loudly(
 
 def test_amd_on_windows_is_told_the_truth(tmp_path: Path) -> None:
     assert "no AMD card on Windows" in banner((Card("amd", "RX", 1),), "2.13.0+cpu", "auto", "Windows 11")
+
+
+def test_what_the_worker_says_of_the_processor_stays_through_its_job() -> None:
+    reason = "Computing on processor (there is an NVIDIA <card>, but it is too old), float32 (exact)."
+    view = fold(View("j", "running"), Notice(reason), 1.0, Path())
+    view = fold(view, Notice("LoRA x: 3 of 3 modules matched."), 1.0, Path())
+    shown = views.stage(view)
+    assert "an NVIDIA &lt;card&gt;" in shown and "--torch cuda" in shown
+    other = fold(View("j", "running"), Notice("Computing on processor (no graphics card was found)."), 1.0, Path())
+    assert "--torch" not in views.stage(other)

@@ -13,6 +13,7 @@ from fooocus import app, cli
 from fooocus.config import load_config
 from fooocus.errors import ConfigError
 from fooocus.events import Finished
+from fooocus.models import first_run
 from fooocus.models.catalogue import Entry, load_catalogue, wanted_by
 from fooocus.models.computer import Card, Computer
 from fooocus.models.fetch import FileProgress, HubSettings, Phases, Progress
@@ -146,6 +147,26 @@ def test_an_order_fetches_and_a_look_sees_it(tmp_path: Path) -> None:
         until(lambda: run.fetcher.progress().ended)
         last = asyncio.run(welcome.look())
         assert last is not None and last.unfinished == () and last.trouble is None
+        run.close()
+
+
+def test_a_file_that_was_not_wanted_before_is_fetched_when_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = lora_file(NAME, 50)
+    entry = Entry(file.name, "lora", "owner/model", "main", file.size, file.sha256)
+    monkeypatch.setattr(first_run, "load_catalogue", lambda: {NAME: entry})
+    with FakeHub(file) as hub:
+        places = Places(tmp_path / "p", tmp_path / "m", tmp_path / "data", {"lora": (tmp_path / "m" / "loras",)})
+        run = FirstRun(places, [], HubSettings({"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}))
+        welcome = Welcome(run)
+        welcome.order(json.dumps({"do": "need", "name": "nobody knows.safetensors"}))
+        seen = asyncio.run(welcome.look())
+        assert seen is not None and seen.trouble is not None and "not in the catalogue" in seen.trouble.sentence
+        welcome.order(json.dumps({"do": "need", "name": NAME}))
+        assert run.wanted == (entry,)
+        until(lambda: run.fetcher.progress().ended)
+        assert entry.target(tmp_path / "m").is_file()
         run.close()
 
 

@@ -1,5 +1,5 @@
 // Small things of the Advanced column and of a job's end: size, seed, what is changed, remedies, reports, the notice.
-import { el, iconButton, known, listen, read, write } from "./kit.js";
+import { box, el, iconButton, known, listen, read, write } from "./kit.js";
 
 const SEEDS = 2 ** 32;
 const stage = () => document.querySelector("#stage .stage");
@@ -16,9 +16,19 @@ class SizePanel extends HTMLElement {
       iconButton("swap", "Turn: width and height change places", () => write("size", `${this.high.value}x${this.wide.value}`)), this.says));
     this.leave = listen("size", () => this.draw());
     this.draw();
+    this.out();
   }
 
   disconnectedCallback() { this.leave(); }
+
+  // Gradio's own box holds the value and is out of everybody's way, also of those who go by keys or listen.
+  out() {
+    const holder = box("size");
+    if (!holder) { setTimeout(() => this.isConnected && this.out(), 200); return; }
+    holder.tabIndex = -1;
+    holder.setAttribute("aria-hidden", "true");
+    this.draw();
+  }
 
   told() {
     write("size", `${this.wide.value}x${this.high.value}`);
@@ -107,6 +117,9 @@ class NoticePanel extends HTMLElement {
 }
 
 let last = { job: "", active: false };
+let asked = false; // a job was asked for here, and its end was not seen yet
+addEventListener("click", (event) => { if (event.target.closest?.("#go, [data-remedy]")) asked = true; }, true);
+addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#field-prompt")) asked = true; }, true);
 const end = (phase) => {
   const { sound, note } = wishes();
   if (sound) chime(phase === "finished");
@@ -122,8 +135,12 @@ const follow = () => {
   const now = stage();
   if (!now) return;
   const active = now.hasAttribute("data-active");
-  if (last.active && !active && last.job === now.dataset.job && ["finished", "failed"].includes(now.dataset.phase)) end(now.dataset.phase);
+  // A quick job may have come and gone between two frames; an old one that is only shown again has not ended now.
+  const ended = !active && (last.job === now.dataset.job ? last.active : asked);
   last = { job: now.dataset.job, active };
+  if (!ended || !["finished", "failed"].includes(now.dataset.phase)) return;
+  asked = false;
+  end(now.dataset.phase);
 };
 new MutationObserver(follow).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-phase", "data-active", "data-job"] });
 document.addEventListener("visibilitychange", () => { 
@@ -156,6 +173,7 @@ const report = async (button) => {
   setTimeout(() => { button.textContent = words; }, 2000);
 };
 const openTab = (words) => {
+  if (words === "prompt") { document.querySelector("#field-prompt textarea")?.focus(); return; }
   const advanced = document.querySelector("#advanced-switch input");
   if (advanced && !advanced.checked) advanced.click();
   document.querySelector(`#tabs [role="tab"][id*="${words}"]`)?.click();
@@ -163,7 +181,7 @@ const openTab = (words) => {
 let orders = 0;
 const remedy = (button) => {
   const what = button.dataset.remedy;
-  if (what === "models") { openTab("models"); return; }
+  if (["models", "setting"].includes(what)) { openTab(button.dataset.tab ?? "models"); return; }
   if (what === "fetch") document.body.classList.add("models");
   button.disabled = true;
   setTimeout(() => { button.disabled = false; }, 2000);

@@ -93,7 +93,9 @@ export const follow = (name, told) => {
 export const refresh = (name) => ask(name, true);
 const seen = (name) => !document.hidden && document.body.classList.contains("advanced")
   && [...document.querySelectorAll(`[data-list="${name}"]`)].some((one) => one.offsetParent !== null);
-setInterval(() => { for (const name of Object.keys(lists)) if (seen(name)) ask(name); }, LOOK_MS);
+const look = () => { for (const name of Object.keys(lists)) if (seen(name)) ask(name); };
+setInterval(look, LOOK_MS);
+addEventListener("click", (event) => { if (event.target.closest?.('#tabs [role="tab"], #advanced-switch')) setTimeout(look, 60); });
 
 // A field's head: its name, one sentence of help, and what stands at its right end.
 export const head = (label, help, id, ...right) =>
@@ -173,7 +175,7 @@ export class Picker {
       "aria-disabled": one.why ? "true" : undefined, "data-number": i,
     }, el("span", { class: "option-name", translate: one.plain ? undefined : "no" }, one.title),
     (one.why || one.doubt || one.about) && el("span", { class: "option-about" }, one.why || one.doubt || one.about))));
-    if (!this.shown.length) this.list.append(el("li", { class: "nothing" }, "Nothing is called so."));
+    if (!this.shown.length) this.list.append(el("li", { class: "nothing", role: "option", "aria-disabled": "true", "aria-selected": "false" }, "Nothing is called so."));
     this.move(Math.max(0, this.shown.findIndex((one) => one.value === this.value)));
   }
 
@@ -206,20 +208,20 @@ export class Picker {
   }
 }
 
-// A slider with its number. `told` hears of each change.
-export const dial = ({ label, low, high, step, value, widest = Infinity, told }) => {
+// A slider with its number, which may go beyond the slider's ends. `told` hears of each change.
+export const dial = ({ label, low, high, step, value, least = low, widest = high, told }) => {
   const slider = el("input", { type: "range", min: low, max: high, step, value, "aria-label": label });
-  const number = el("input", { type: "number", step, value, "aria-label": label, min: -widest, max: widest });
+  const number = el("input", { type: "number", step, value, "aria-label": label, min: least, max: widest });
+  const fits = () => Number.isFinite(number.valueAsNumber) && number.valueAsNumber >= least && number.valueAsNumber <= widest;
   const paint = () => slider.style.setProperty("--range_progress", `${(100 * (slider.value - low)) / (high - low)}%`);
   slider.addEventListener("input", () => { number.value = slider.value; paint(); told(Number(slider.value)); });
   number.addEventListener("input", () => {
-    const typed = number.valueAsNumber;
-    if (!Number.isFinite(typed) || Math.abs(typed) > widest) return;
-    slider.value = typed;
+    if (!fits()) return;
+    slider.value = number.valueAsNumber;
     paint();
-    told(typed);
+    told(number.valueAsNumber);
   });
-  number.addEventListener("change", () => { if (!Number.isFinite(number.valueAsNumber) || Math.abs(number.valueAsNumber) > widest) number.value = slider.value; });
+  number.addEventListener("change", () => { if (!fits()) number.value = slider.value; });
   paint();
   return el("div", { class: "dial" }, slider, number);
 };

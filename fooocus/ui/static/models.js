@@ -75,13 +75,19 @@ class ModelPanel extends Panel {
   options() {
     const files = fileOptions(this.models, this.field);
     if (this.field === "refiner") {
-      const own = companions(this.models, read("base")).refiner;
+      const own = companions(this.models, known("base") ?? read("base")).refiner;
+      const says = own === NONE ? "None: the base draws alone" : `The base's own: ${stem(own)}`;
+      const doubt = this.isLost(own) && `The base's own is not there yet: ${stem(own)}`;
       return [
-        { value: "", title: "Automatic", about: own === NONE ? "None: the base draws alone" : `The base's own: ${stem(own)}`, plain: true },
+        { value: "", title: "Automatic", about: says, doubt, plain: true },
         { value: NONE, title: "None", about: "The base draws every step", plain: true }, ...files];
     }
     if (this.field === "vae") return [{ value: "", title: "Automatic", about: "The one in the base", plain: true }, ...files];
     return files;
+  }
+
+  isLost(name) {
+    return Boolean(this.models && !this.models.looking && name && name !== NONE && !find(this.models[USES[this.field]], name) && !this.models.given.includes(name));
   }
 
   draw() {
@@ -90,8 +96,8 @@ class ModelPanel extends Panel {
     const file = value && value !== NONE ? find(options.map((one) => ({ ...one, name: one.value })), value) : null;
     this.picker.set(file ? file.value : value, lost(this.models, this.field, value));
     if (!file && value && value !== NONE) this.picker.name.textContent = stem(value);
-    const missing = this.models && !this.models.looking && value && value !== NONE && !file;
-    const fetching = missing && fetchButton(this.models, value);
+    const wanted = this.field === "refiner" && !value ? companions(this.models, known("base") ?? read("base")).refiner : value;
+    const fetching = this.isLost(wanted) && fetchButton(this.models, wanted);
     this.extra.replaceChildren(...(fetching ? [fetching] : []));
     const empty = this.field === "base" && this.models && !this.models.looking && !this.models.base.length;
     if (empty) this.extra.append(el("p", { class: "field-help" }, "No checkpoint is there yet. Put one into ", named(this.models.folders.checkpoint)));
@@ -106,12 +112,13 @@ class LoraPanel extends Panel {
   build() {
     this.own = el("input", { type: "checkbox", onchange: () => this.setOwn(this.own.checked) });
     this.says = el("span", { class: "own-says" });
+    this.ownLost = el("div", { class: "own-lost" });
     this.rows = el("div", { class: "lora-rows" });
     this.add = el("button", { type: "button", class: "quiet add", onclick: () => this.addRow() }, sign("plus"), "Add a LoRA");
     this.append(
       head(this.getAttribute("label"), this.getAttribute("help")),
       el("label", { class: "check" }, this.own, el("span", {}, "As the base wants", this.says)),
-      this.rows, this.add);
+      this.ownLost, this.rows, this.add);
   }
 
   get state() {
@@ -131,7 +138,7 @@ class LoraPanel extends Panel {
   setOwn(own) {
     const { rows } = this.state;
     // Who takes over begins with what was there.
-    const begin = companions(this.models, read("base")).loras.map(([name, weight]) => ({ name, weight, on: true }));
+    const begin = companions(this.models, known("base") ?? read("base")).loras.map(([name, weight]) => ({ name, weight, on: true }));
     this.save({ own, rows: !own && !rows.length ? begin : rows });
   }
 
@@ -155,9 +162,12 @@ class LoraPanel extends Panel {
   draw() {
     const state = this.state;
     this.own.checked = state.own;
-    const own = companions(this.models, read("base")).loras;
+    const own = companions(this.models, known("base") ?? read("base")).loras;
     this.says.replaceChildren(...(own.length
       ? own.flatMap(([name, weight], i) => [i ? ", " : " – ", named(`${stem(name)} ${weight}`)]) : [" – none"]));
+    const gone = state.own && this.models && !this.models.looking ? own.find(([name]) => !find(this.models.lora, name)) : null;
+    const fetching = gone && fetchButton(this.models, gone[0]);
+    this.ownLost.replaceChildren(...(gone ? [el("p", { class: "field-help" }, "It is not there yet.")] : []), ...(fetching ? [fetching] : []));
     this.rows.hidden = state.own;
     const rows = state.own ? [] : state.rows;
     // Rows stay what they are while only a weight or the prompt changes, so that nothing loses the focus.
@@ -184,7 +194,7 @@ class LoraPanel extends Panel {
       },
     });
     const weight = dial({
-      label: `Weight of LoRA ${number + 1}`, low: -2, high: 2, step: 0.05, widest: 100, value: row.weight,
+      label: `Weight of LoRA ${number + 1}`, low: -2, high: 2, step: 0.05, least: -100, widest: 100, value: row.weight,
       told: (value) => { this.weights[number] = value; this.change(number, { weight: value }, false); },
     });
     const words = (file?.words ?? []).map((word) => el("button", { type: "button", class: "word", translate: "no", "data-word": word, onclick: () => this.put(word) }, word));

@@ -11,6 +11,7 @@ class PresetsPanel extends HTMLElement {
     this.dataset.list = "presets";
     this.id = "field-preset";
     this.asked = 0;
+    this.begin = JSON.parse(this.getAttribute("begin") || "{}"); // what the fields held when the page came
     this.presets = [];
     try { this.kept = JSON.parse(localStorage.getItem(KEPT) || "{}"); } catch { this.kept = {}; }
     this.build();
@@ -48,7 +49,7 @@ class PresetsPanel extends HTMLElement {
   }
 
   // What the settings are, to see whether they are still those of the preset.
-  print() { return JSON.stringify(FIELDS.map((name) => known(name) ?? null)); }
+  print() { return JSON.stringify(FIELDS.map((name) => String(known(name) ?? this.begin[name] ?? ""))); }
 
   keep(name, settings) {
     this.kept = { name, print: settings };
