@@ -56,10 +56,11 @@ def read_pasted(text: str, known: Known) -> Found | None:
         return read_graph(values, known)
     if isinstance(values.get("prompt"), dict) and looks_like_graph(values["prompt"]):
         return read_graph(values["prompt"], known)
-    if looks_like_fooocus(values):
-        return read_fooocus(values, known)
     if values and set(values) <= set(Request().to_json()):
-        return Found(
-            "ours", {name: value for name, value in Request.from_json(values).to_json().items() if name in values}
-        )
-    return None
+        try:
+            request = Request.from_json(values).to_json()
+            return Found("ours", {name: value for name, value in request.items() if name in values})
+        except RequestError:
+            if not looks_like_fooocus(values):
+                raise
+    return read_fooocus(values, known) if looks_like_fooocus(values) else None

@@ -32,6 +32,7 @@ from fooocus.ui.hints import hints
 from fooocus.ui.languages import LANGUAGE_CHOICE
 from fooocus.ui.panels import Panels
 from fooocus.ui.remedies import Remedies
+from fooocus.ui.restore import Restorer
 from fooocus.ui.stream import ACTIVE, View, Watcher
 from fooocus.ui.welcome import Welcome
 
@@ -86,6 +87,7 @@ class Page:
         self._estimator = Estimator(config, jobs, defaults)
         self._controls: dict[str, Any] = {}
         self._panels = Panels(config, defaults)
+        self._restorer = Restorer(config)
         self._warning: str | None = None
 
     def build(self) -> gr.Blocks:
@@ -110,6 +112,7 @@ class Page:
                                 gr.HTML(LANGUAGE_CHOICE, elem_id="language", apply_default_css=False, js_on_load=None)
             self._controls |= build_boxes(self._defaults)
             self._panels.build_hidden()
+            self._restorer.build_hidden()
             self._tab = gr.Textbox(elem_id="tab", visible="hidden", container=False)
             self._found = gr.Textbox(elem_id="found", visible="hidden", container=False)
             self._remedy = gr.Textbox(elem_id="field-remedy-ask", visible="hidden", container=False)
@@ -140,10 +143,12 @@ class Page:
                 self._stop = gr.Button("Stop", elem_id="stop")
             self._problem = gr.HTML("", elem_id="problem", apply_default_css=False, js_on_load=None)
             self._hint = gr.HTML("", elem_id="hint", apply_default_css=False, js_on_load=None)
+            self._restorer.build_line()
             with gr.Row(elem_id="foot"):
                 self._advanced = gr.Checkbox(False, label="Advanced", container=False, elem_id="advanced-switch")
                 self._time = gr.HTML("", elem_id="time", apply_default_css=False, js_on_load=None)
                 self._status = gr.HTML("", elem_id="status", apply_default_css=False, js_on_load=None)
+                gr.Button("History", elem_id="history-open")
 
     def _wire(self, blocks: gr.Blocks) -> None:
         """Join events to methods. Outputs show no spinners: the stage says what goes on."""
@@ -180,6 +185,7 @@ class Page:
         watched.then(self._estimate, {*every}, self._time, queue=False, **quiet)  # it has just learnt
         prompt.change(self._check, prompt, self._hint, trigger_mode="always_last", queue=False, **quiet)
         self._panels.wire(self._controls)
+        self._restorer.wire(self._controls, quiet)
         given = [self._remedy, self._tab]
         self._remedy.change(self._do_remedy, given, [self._tab, self._problem], queue=False, **quiet)
         blocks.load(self._look_at_card, None, self._banner, queue=False, **quiet)

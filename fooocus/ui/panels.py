@@ -43,6 +43,7 @@ class Panels:
             _html("<fooocus-cards></fooocus-cards>", "style-cards", "drawn")
         if group == "more":
             _html("<fooocus-notice></fooocus-notice>", "notice-when-done", "drawn")
+            gr.Button("Read settings from a picture", elem_id="read-picture")
 
     def build_hidden(self) -> None:
         """Add the boxes by which panels ask."""

@@ -7,6 +7,7 @@ in for it unsaid. What the page would choose by itself is left to it, so that re
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fooocus.config import Config
 from fooocus.errors import RequestError
 from fooocus.images.a1111 import parameters_text
 from fooocus.images.containers import A1111, read_texts
-from fooocus.images.findings import Finder, Found, Known
+from fooocus.images.findings import MAX_ITEMS, Finder, Found, Known
 from fooocus.images.metadata import record
 from fooocus.prompt.plan import again
 from fooocus.prompt.stock import load_stock
@@ -26,6 +27,7 @@ from fooocus.ui.fields import BY_NAME, ROWS
 
 # Not a part of one picture: how many are made, and the file that they are put into.
 _KEPT = ("count", "format")
+_STRENGTH = re.compile(r"\d{1,2}(\.\d{0,6})?", re.ASCII)
 ORIGINS: Mapping[str, str] = {
     "ours": "Made with this program",
     "fooocus": "Made with Fooocus 2",
@@ -65,7 +67,7 @@ def check_names(values: Mapping[str, Any], known: Known, origin: str = "ours") -
             case "loras" if isinstance(value, list):
                 finder.put_loras([(use[0], use[1]) for use in value if isinstance(use, list | tuple) and len(use) == 2])
             case "styles" if isinstance(value, list):
-                finder.put_styles(value)
+                _put_styles(finder, value)
             case _ if value is None and name in BY_NAME:
                 finder.values[name] = None
             case _:
@@ -75,6 +77,17 @@ def check_names(values: Mapping[str, Any], known: Known, origin: str = "ours") -
     if finder.values.get("refiner") == NONE and finder.values.get("switch") is not None:
         finder.values["switch"] = None
     return finder.found()
+
+
+def _put_styles(finder: Finder, references: list[Any]) -> None:
+    """Keep styles that are here, each with its strength: ``name`` or ``name:strength``."""
+    kept: list[str] = []
+    for reference in map(str, references[:MAX_ITEMS]):
+        name, _, strength = reference.rpartition(":")
+        weighed = bool(name) and _STRENGTH.fullmatch(strength) and reference not in (finder.known.styles or ())
+        finder.put_styles([name if weighed else reference])
+        kept += [f"{found}:{strength}" if weighed else found for found in finder.values["styles"]]
+    finder.values["styles"] = kept
 
 
 def tidy(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,12 +110,15 @@ def to_json(found: Found, config: Config, source: Path | bytes | str) -> dict[st
     """Return what the page shows of settings: all for reading, ``values`` for restoring, texts for copying."""
     resolved = resolve(found, config)
     whole = found.values if found.recipe is None else found.recipe.to_json()
+    values = dict(resolved.values)
+    if values.get("seed") is not None:
+        values["seed"] = str(values["seed"])  # a browser's numbers end at 2**53
     return {
         "origin": ORIGINS.get(found.origin, found.origin),
         "prompt": str(whole.get("prompt") or ""),
         "negative": str(whole.get("negative") or ""),
         "rows": readable(whole),
-        "values": dict(resolved.values),
+        "values": values,
         "warnings": list(resolved.warnings),
         "text": _text(found, source),
         "json": record(found.recipe) if found.recipe else json.dumps(dict(found.values)),

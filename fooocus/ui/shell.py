@@ -15,8 +15,13 @@ HEAD = """
 <link rel="icon" type="image/svg+xml" href="/ui/icon.svg">
 <link rel="stylesheet" href="/ui/page.css">
 <link rel="stylesheet" href="/ui/panels.css">
+<link rel="stylesheet" href="/ui/history.css">
 <script src="/ui/words.js" defer></script>
 <script src="/ui/page.js" defer></script>
+<script src="/ui/pictures.js" defer></script>
+<script src="/ui/lightbox.js" defer></script>
+<script src="/ui/history.js" defer></script>
+<script src="/ui/drop.js" defer></script>
 <script src="/ui/advanced.js" type="module"></script>
 <script src="/ui/models.js" type="module"></script>
 <script src="/ui/presets.js" type="module"></script>

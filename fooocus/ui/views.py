@@ -170,8 +170,11 @@ def _outcome(view: View, fetchable: bool) -> str:
         words = '<div class="fault quiet" role="status"><span>Stopped.</span></div>'
     if chosen is None:
         return f'<div class="empty">{words or "<p>No picture was made.</p>"}</div>'
+    picture = _image(view, chosen)
+    if chosen.url:
+        picture = f'<button type="button" class="open" data-do="open" aria-label="Open the picture">{picture}</button>'
     return (
-        _frame(view, _image(view, chosen), "done")
+        _frame(view, picture, "done")
         + _strip(view.saved, chosen, len(view.saved))
         + _caption(chosen)
         + _notice(view)
@@ -200,13 +203,28 @@ def _strip(pictures: tuple[Picture, ...], chosen: Picture | None, places: int) -
     return f'<div class="strip">{buttons}{"<span class=slot></span>" * (min(places, _PLACES) - len(pictures))}</div>'
 
 
+# What can be done with a finished picture: its sign, what pictures.js or advanced.js know it by, and the words.
+_ACTIONS = (
+    ("heart", 'data-do="favourite" aria-pressed="false"', "Favourite"),
+    ("pin", "data-keep-seed", "Keep this seed"),
+    ("same", 'data-do="same"', "Restore its settings, with the same seed"),
+    ("new", 'data-do="new"', "Restore its settings, with a new seed"),
+    ("copy", 'data-do="copy"', "Copy settings"),
+    ("bin", 'data-do="delete"', "Delete"),
+)
+
+
 def _caption(picture: Picture) -> str:
-    return (
-        f'<div class="caption"><span>Seed <b class="seed">{picture.seed}</b></span>'
-        '<button type="button" data-keep-seed title="Begin the next one from the same noise">Keep this seed</button>'
-        f'<a class="save" href="{escape(picture.url)}" download>Download</a>'
-        f'<a class="full" href="{escape(picture.url)}" target="_blank" rel="noopener">Full size</a></div>'
+    """Return the line below a finished picture: its seed, and quietly what can be done with it."""
+    seed = f'<span>Seed <b class="seed">{picture.seed}</b></span>'
+    if not picture.url:
+        return f'<div class="caption">{seed}</div>'
+    buttons = "".join(
+        f'<button type="button" class="act sign-{sign}" {what} title="{words}" aria-label="{words}"></button>'
+        for sign, what, words in _ACTIONS
     )
+    where = f'href="{escape(picture.url)}" download title="Download" aria-label="Download"'
+    return f'<div class="caption">{seed}{buttons}<a class="act sign-save save" {where}></a></div>'
 
 
 def status(phase: str, reason: str) -> str:

@@ -173,10 +173,16 @@ def _png(width: int, height: int, seed: int, text: str) -> bytes:
             b"\x89PNG\r\n\x1a\n",
             chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)),
             chunk(b"iTXt", b"request\0\0\0\0\0" + text.encode()),
+            chunk(b"iTXt", b"parameters\0\0\0\0\0" + _settings(text, seed).encode()),
             chunk(b"IDAT", zlib.compress(rows, 1)),
             chunk(b"IEND", b""),
         )
     )
+
+
+def _settings(request: str, seed: int) -> str:
+    """Return the request that makes this one picture, as the page can read it back."""
+    return json.dumps({name: value for name, value in json.loads(request).items() if name != "fake"} | {"seed": seed})
 
 
 def _jpeg(done: float) -> bytes:

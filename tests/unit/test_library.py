@@ -66,8 +66,8 @@ def found(library: Library, **query: object) -> list[str]:
     asked = Query(**query)  # type: ignore[arg-type]
     library.look(5, now=True)
     days = library.overview(asked).days
-    names = [e.place.name for day, count in days for e in library.page(asked, day, 0, count)]
-    assert len(names) == sum(count for _, count in days)
+    names = [e.place.name for day, count, _ in days for e in library.page(asked, day, 0, count)]
+    assert len(names) == sum(count for _, count, _ in days)
     return names
 
 

@@ -65,7 +65,7 @@ def test_the_languages_offered_are_those_there_are() -> None:
 
 
 def test_texts_of_the_stylesheet_are_known_to_the_script() -> None:
-    style = (STATIC / "page.css").read_text(encoding="utf-8")
+    style = "".join(file.read_text(encoding="utf-8") for file in sorted(STATIC.glob("*.css")))
     used = dict(re.findall(r'var\((--word-[\w-]+), "([^"]+)"\)', style))
     script = (STATIC / "words.js").read_text(encoding="utf-8")
     told = dict(re.findall(r'"(--word-[\w-]+)": "([^"]+)"', script))

@@ -15,6 +15,7 @@ from fooocus.images.library.places import Place, Seen, clock_ms
 
 MAX_EXCERPT = 600  # characters of a prompt that a list shows; the whole is in the picture
 UNCHECKED = Known()
+_STRENGTH = re.compile(r":\d{1,2}(\.\d{0,6})?$", re.ASCII)  # of a style that was chosen as ``name:0.7``
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_entry(file: Path, place: Place, seen: Seen) -> Entry | None:
         prompt=whole(values.get("prompt", "")),
         negative=whole(values.get("negative", "")),
         model=model_name(str(values.get("base", ""))),
-        styles=tuple(whole(style)[:200] for style in values.get("styles") or ()),
+        styles=tuple(_STRENGTH.sub("", whole(style)[:200]) for style in values.get("styles") or ()),
         seed="" if seed is None else str(seed),
         origin=origin,
     )

@@ -131,12 +131,15 @@ class Index:
         with self._reading() as db:
             return int(db.execute("SELECT COUNT(*) FROM pictures").fetchone()[0])
 
-    def days_of(self, query: Query) -> list[tuple[str, int]]:
-        """Return how many pictures each day has that answer to ``query``, the newest day first."""
+    def days_of(self, query: Query) -> list[tuple[str, int, int]]:
+        """Return how many pictures each day has that answer to ``query``, the newest day first.
+
+        The third number is another one when there are others, even if they are as many.
+        """
         source, where, values = conditions(query)
         with self._reading() as db:
             return db.execute(
-                f"SELECT day, COUNT(*) FROM {source}{where} GROUP BY day ORDER BY day DESC", values
+                f"SELECT day, COUNT(*), MAX(id) FROM {source}{where} GROUP BY day ORDER BY day DESC", values
             ).fetchall()
 
     def page(self, query: Query, day: str, skip: int, take: int) -> list[Entry]:
@@ -163,7 +166,7 @@ class Index:
 
     def all_seen(self) -> Iterator[tuple[Place, Seen]]:
         """Return every picture, newest first, without holding the index for long."""
-        for day, _ in self.days_of(Query()):
+        for day, _, _ in self.days_of(Query()):
             with self._reading() as db:
                 rows = db.execute(
                     "SELECT name, mtime_ns, size_bytes FROM pictures WHERE day = ? ORDER BY clock_ms DESC, name DESC",

@@ -56,10 +56,10 @@ class _Folder(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """Hold how many pictures of each day answer to a query, newest day first."""
+    """Hold how many pictures of each day answer to a query, newest day first, and a number for which they are."""
 
     state: State
-    days: list[tuple[str, int]]
+    days: list[tuple[str, int, int]]
 
 
 class Library:

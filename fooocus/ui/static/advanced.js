@@ -195,9 +195,7 @@ addEventListener("click", (event) => {
   if (pressed("[data-banner-close]")) document.body.classList.add("banner-read");
   if (pressed("[data-keep-seed]")) {
     write("seed", document.querySelector("#stage .caption .seed").textContent.trim());
-    const button = pressed("[data-keep-seed]");
-    button.textContent = "Kept";
-    setTimeout(() => { button.textContent = "Keep this seed"; }, 2000);
+    window.fooocusPictures.say("The next one begins from the same seed.");
   }
 });
 

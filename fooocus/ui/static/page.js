@@ -139,7 +139,7 @@
       next.click();
     }
     // What is open inside the column closes first.
-    if (event.key === "Escape" && event.target.closest?.("[data-escapes]")) return;
+    if (event.key === "Escape" && (event.target.closest?.("[data-escapes]") || document.querySelector("dialog[open]"))) return;
     if (event.key === "Escape" && document.body.classList.contains("advanced")) {
       document.querySelector("#advanced-switch input")?.click();
     }

@@ -14,7 +14,10 @@
   const KEPT = "fooocus.language";
   const WEAK = 8; // a pattern with fewer letters of its own says too little to be sure that it is meant
   const REMEMBERED = 2000;
-  const IN_STYLES = { "--word-stopping": "Stopping" }; // texts that page.css writes
+  const IN_STYLES = { // texts that stylesheets write
+    "--word-stopping": "Stopping", "--word-deleted": "This picture was deleted.", "--word-unshown": "Cannot be shown",
+    "--word-unshowable": "This picture cannot be shown.",
+  };
 
   let language = "en";
   let book = null; // the dictionary in use; null for English
