@@ -137,7 +137,7 @@ class Lists:
             "presets": [
                 {
                     "name": one.name,
-                    "title": shown(one.name) if one.name in OUR_PRESETS else one.name,
+                    "title": one.name.capitalize() if one.name in OUR_PRESETS else one.name,
                     "about": one.about,
                     "own": one.name not in OUR_PRESETS,
                 }

@@ -62,6 +62,9 @@ def test_loras_are_added_weighed_switched_off_and_their_words_go_into_the_prompt
     visitor.wait_phase("finished")
     saved = server.pictures()[-1].read_bytes()
     assert b'["ink.safetensors", 0.65]' in saved and b"grain.safetensors" not in saved
+    page.click("[data-keep-seed]")
+    page.wait_for_selector('[data-keep-seed][aria-pressed="true"]')
+    assert page.input_value("#field-seed textarea, #field-seed input") == page.inner_text("#stage .caption .seed")
     page.reload()
     page.get_by_role("tab", name="Models").click()
     page.wait_for_function("document.querySelectorAll('fooocus-loras .lora').length === 2")

@@ -48,6 +48,16 @@ class SizePanel extends HTMLElement {
   }
 }
 
+// The seed of the picture that is shown, and whether the next one begins with it.
+const shownSeed = () => document.querySelector("#stage .caption .seed")?.textContent.trim() ?? "";
+const isKept = () => value("seed").trim() !== "" && value("seed").trim() === shownSeed();
+const markSeed = () => {
+  const button = document.querySelector("[data-keep-seed]");
+  const kept = String(isKept());
+  if (button && button.getAttribute("aria-pressed") !== kept) button.setAttribute("aria-pressed", kept);
+};
+listen("seed", markSeed);
+
 class SeedPanel extends HTMLElement {
   connectedCallback() {
     const button = (words, press) => el("button", { type: "button", onclick: press }, words);
@@ -61,7 +71,7 @@ class SeedPanel extends HTMLElement {
   disconnectedCallback() { this.leave(); }
 
   // The seed of the picture that is shown, or else a new one.
-  last() { return document.querySelector("#stage .caption .seed")?.textContent.trim() || String(Math.floor(Math.random() * SEEDS)); }
+  last() { return shownSeed() || String(Math.floor(Math.random() * SEEDS)); }
 
   draw() {
     const fixed = value("seed").trim() !== "";
@@ -134,6 +144,7 @@ const end = (phase) => {
 const follow = () => {
   const now = stage();
   if (!now) return;
+  markSeed();
   const active = now.hasAttribute("data-active");
   // A quick job may have come and gone between two frames; an old one that is only shown again has not ended now.
   const ended = !active && (last.job === now.dataset.job ? last.active : asked);
@@ -193,10 +204,7 @@ addEventListener("click", (event) => {
   if (pressed("[data-remedy]")) remedy(pressed("[data-remedy]"));
   if (pressed("[data-report]")) report(pressed("[data-report]"));
   if (pressed("[data-banner-close]")) document.body.classList.add("banner-read");
-  if (pressed("[data-keep-seed]")) {
-    write("seed", document.querySelector("#stage .caption .seed").textContent.trim());
-    window.fooocusPictures.say("The next one begins from the same seed.");
-  }
+  if (pressed("[data-keep-seed]")) write("seed", isKept() ? "" : shownSeed());
 });
 
 // Ctrl+Enter generates from every field. What a key does is said where its button is.
