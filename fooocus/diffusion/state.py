@@ -31,6 +31,11 @@ class State:
         """Return the state after this step."""
         return State(self.step + 1, x, history, denoised)
 
+    def on(self, device: torch.device | str) -> State:
+        """Return the same state on ``device``."""
+        history = tuple(tensor.to(device) for tensor in self.history)
+        return State(self.step, self.x.to(device), history, None if self.denoised is None else self.denoised.to(device))
+
 
 Step = Callable[[Denoise, State, Sequence[float], Noise], State]
 
@@ -63,10 +68,5 @@ def pack(state: State) -> dict[str, Tensor]:
 def unpack(named: Mapping[str, Tensor], device: torch.device | str = "cpu") -> State:
     """Return the state that :func:`pack` wrote, on ``device``."""
     count = sum(name.startswith("history.") for name in named)
-    denoised = named.get("denoised")
-    return State(
-        step=int(named["step"]),
-        x=named["x"].to(device),
-        history=tuple(named[f"history.{i}"].to(device) for i in range(count)),
-        denoised=None if denoised is None else denoised.to(device),
-    )
+    history = tuple(named[f"history.{i}"] for i in range(count))
+    return State(int(named["step"]), named["x"], history, named.get("denoised")).on(device)

@@ -85,6 +85,10 @@ class Orders:
             self._wake()
         return let_go
 
+    def adopt(self, old: str, new: str) -> None:
+        """Give the jobs of ``old`` to ``new``: one person's two browsers have become one."""
+        self._store.adopt(old, new)
+
     def held(self, owner: str) -> bool:
         """Return whether the jobs of ``owner`` are held back."""
         return self._store.held(owner)

@@ -219,6 +219,11 @@ class JobStore:
         """Undo :meth:`hold`; return whether there was one."""
         return self._change("DELETE FROM holds WHERE owner = ?", owner)
 
+    def adopt(self, old: str, new: str) -> None:
+        """Give every job of ``old`` to ``new``."""
+        with self._writing() as db:
+            db.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (new, old))
+
     def held(self, owner: str) -> bool:
         """Return whether the jobs of ``owner`` are held back."""
         with self._explained(), self._read_lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -31,12 +32,20 @@ class Checkpoint:
         """The file's name, for the person."""
         return self.path.name
 
-    def load(self, kind: Kind, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Network:
+    def load(
+        self,
+        kind: Kind,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> Network:
         """Load one of the networks; ``dtype`` None keeps the file's own, which on a CPU copies nothing.
 
-        Raises :class:`fooocus.errors.MismatchedModel` if the file lacks it or any name or shape differs.
+        ``check`` is called between its tensors and may leave by raising. Raises
+        :class:`fooocus.errors.MismatchedModel` if the file lacks it or any name or shape differs.
         """
-        return load_network(self._blueprint(kind), self.file, device=device, dtype=dtype)
+        return load_network(self._blueprint(kind), self.file, device=device, dtype=dtype, check=check)
 
     def close(self) -> None:
         """Let go of the file."""

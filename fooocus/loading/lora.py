@@ -8,7 +8,7 @@ bits. What is added to a parameter now is noted in ``Network.patches``; only par
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,12 +85,14 @@ def apply_loras(
     loras: Sequence[tuple[Lora, float]],
     *,
     targets: Mapping[str, LoraTarget] | None = None,
+    check: Callable[[], object] = lambda: None,
 ) -> list[LoraReport]:
     """Make every parameter original + sum of weight * delta over ``loras``, in their order; [] restores everything.
 
     ``networks`` are those of one checkpoint, one of each kind; a VAE is left alone. With ``targets``, those of the
     whole checkpoint, a LoRA need not touch any of the networks that happen to be loaded. Weights may be any finite
-    numbers; a LoRA of weight 0 is skipped and has no report. Everything is checked before anything changes: raises
+    numbers; a LoRA of weight 0 is skipped and has no report. ``check`` is called between two parameters; if it leaves
+    by raising, the next call does what is left. Everything is checked before anything changes: raises
     :class:`fooocus.errors.IncompatibleLora` if no module of a LoRA is in the networks or one has another shape, and
     :class:`fooocus.errors.UnreadableModel` if a tensor to be added holds NaN or infinity.
 
@@ -119,6 +121,7 @@ def apply_loras(
             del network.patches[parameter]
     scratch = _Scratch()
     for (kind, parameter), additions in changed.items():
+        check()
         network = by_kind[kind]
         network.put(parameter, _patched(network, parameter, additions, scratch))
         network.patches[parameter] = _note(additions)

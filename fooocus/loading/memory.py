@@ -82,6 +82,16 @@ class Memory:
         self._held: dict[_Key, _Held] = {}
         self._loras: dict[_Key, Lora] = {}
         self._clock = itertools.count(1)
+        self._check: Callable[[], object] = _never
+
+    @contextmanager
+    def interruptible(self, check: Callable[[], object]) -> Iterator[None]:
+        """Call ``check`` while networks are loaded or changed in the block; what it raises leaves that."""
+        self._check = check
+        try:
+            yield
+        finally:
+            self._check = _never
 
     def prepare(self, path: Path, role: Role, loras: Sequence[tuple[Path, float]] = ()) -> list[LoraReport]:
         """Open a checkpoint and decide its LoRAs; its networks are loaded, or changed, when they are used.
@@ -111,7 +121,7 @@ class Memory:
         held = self._hold((*_stamp(path), role, kind), lambda: self._load(model, kind), self._needed_bytes(model, kind))
         with self._in_use(held):
             if held.network.kind != "vae":
-                apply_loras({kind: held.network}, model.loras, targets=model.targets)
+                apply_loras({kind: held.network}, model.loras, targets=model.targets, check=self._check)
             yield held.network.module
 
     @contextmanager
@@ -148,7 +158,7 @@ class Memory:
         return self._loras[key]
 
     def _load(self, model: _Model, kind: Kind) -> Network:
-        network = model.checkpoint.load(kind, dtype=self.device.dtype)
+        network = model.checkpoint.load(kind, dtype=self.device.dtype, check=self._check)
         if kind == "unet":
             attention.install(network.module)
         return network
@@ -232,6 +242,10 @@ class Memory:
         module.to("cpu")  # the buffers
         held.home = None
         self.device.release()
+
+
+def _never() -> None:
+    """Ask nothing."""
 
 
 def _stamp(path: Path) -> _Key:

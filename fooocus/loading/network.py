@@ -8,6 +8,7 @@ is compared before the first byte is read. No dtype given must mean "as stored",
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,17 +68,24 @@ class Network:
 
 
 def load_network(
-    blueprint: Blueprint, file: TensorFile, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    blueprint: Blueprint,
+    file: TensorFile,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    check: Callable[[], object] = lambda: None,
 ) -> Network:
     """Build the network of ``blueprint`` and fill it from ``file``.
 
     ``dtype`` None keeps the file's own. Tensors are cast and moved one at a time, so no second copy of the network ever
-    exists. Raises :class:`fooocus.errors.MismatchedModel` if names or shapes differ from the module's in any way.
+    exists. ``check`` is called between them and may leave by raising. Raises
+    :class:`fooocus.errors.MismatchedModel` if names or shapes differ from the module's in any way.
     """
     module = empty_module(blueprint)
     check_fit(blueprint, module, file)
     network = Network(blueprint, module, file)
     for name in network.names():
+        check()
         network.put(name, network.original(name).to(device=device, dtype=dtype))
     for owner in module.modules():
         for leaf, buffer in owner.named_buffers(recurse=False):

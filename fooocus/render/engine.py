@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,13 +24,9 @@ from fooocus.diffusion.noise import starting_noise
 from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import advance, noise_for, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
-from fooocus.diffusion.state import Denoise, State
-from fooocus.errors import DeviceOutOfMemory, FooocusError, RequestError, StorageError
-from fooocus.events import Notice, Saved, Stage, StageName, Step
+from fooocus.diffusion.state import Denoise, Sampler, State
+from fooocus.errors import DeviceOutOfMemory
 from fooocus.families import attention
-from fooocus.images.log import append_to_log
-from fooocus.images.metadata import Format, encode, fits, read_recipe, record, without_folders
-from fooocus.images.store import picture_path, save_picture
 from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.loading.catalog import Catalog
 from fooocus.loading.checkpoint import Role
@@ -44,20 +40,15 @@ from fooocus.prompt.plan import plan
 from fooocus.prompt.stock import load_stock
 from fooocus.render.conditioning import Prompts, predictor, sizes_at
 from fooocus.render.hashes import FileHashes
-from fooocus.render.interrupt import interruptible
-from fooocus.render.latents import LatentsFile, decode
-from fooocus.render.preview import preview_jpeg
+from fooocus.render.interrupt import interruptible, marks_on
+from fooocus.render.job import JobRun
+from fooocus.render.latents import decode
 from fooocus.render.text import Encoder, encode_text
+from fooocus.render.watch import SILENT, Watch
 from fooocus.request import Recipe, Request
 
-# A request's word for a format, what the encoder calls it, and how its files end.
-_FORMATS: Mapping[str, tuple[Format, str]] = {"png": ("png", "png"), "jpeg": ("jpeg", "jpg"), "webp": ("webp", "webp")}
 # The two encoders' names in a text's vocabulary, and what each was trained to see behind the end of a text.
 _ENCODERS: Mapping[str, tuple[EncoderKind, int]] = {"text_l": ("l", 49407), "text_g": ("g", 0)}
-
-
-class Skipped(FooocusError):
-    """The person wants the next picture. Leaves the present one; never shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,23 +66,6 @@ class Files:
 
 
 _Result = TypeVar("_Result")
-
-
-@dataclasses.dataclass(frozen=True)
-class Watch:
-    """How the making of one picture is told and interrupted.
-
-    ``stage`` is called at the begin of a part, ``step`` after every sampling step with the number of all steps,
-    ``check`` between the blocks of a network (it leaves by raising), ``notice`` with what the person may want to know.
-    """
-
-    stage: Callable[[StageName], object] = lambda name: None
-    step: Callable[[State, int], object] = lambda state, steps: None
-    check: Callable[[], object] = lambda: None
-    notice: Callable[[str], object] = lambda text: None
-
-
-SILENT = Watch()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,14 +94,14 @@ class Engine:
         outside: Collection[str] | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self._config = config
+        self.config = config
         self._latents_file = latents_file
-        self._previews = previews
+        self.previews = previews
         self._memory = memory or Memory(choose_device(config.device, config.dtype))
         self._device = self._memory.device
         folders = {kind: config.folders(folder) for kind, folder in FOLDERS.items()}
         self._catalog = Catalog(folders, lambda: placed(config.data), outside=outside)
-        self._hashes = FileHashes(FileMemory(config.data / "models.sqlite"))
+        self.hashes = FileHashes(FileMemory(config.data / "models.sqlite"))
         self._embeddings = Embeddings(config.folders("embeddings"))
         self._texts: dict[Role, tuple[tuple[object, ...], Prompts]] = {}  # what was encoded last, and from what
         logging.getLogger("fooocus.render").info("computing on %s", self._device.reason)
@@ -139,36 +113,17 @@ class Engine:
 
     def run(self, job: WorkItem, emit: Emit, control: Control) -> None:
         """Make every picture of a job that is not saved yet; raises what should end the job."""
-        request = Request.from_json(job.request)
-        recipes = self._plan(request)
-        format, suffix = _FORMATS[request.format]
-        done = {saved.picture for saved in job.saved}
-        latents = self._latents_file and LatentsFile(self._latents_file, recipes)
-        told: set[str] = set()
         self._texts.clear()  # an embedding or a LoRA file may be another one since the last job
-        emit(Notice(f"Computing on {self._device.reason}."))
-        for number, recipe in enumerate(recipes, 1):
-            control.check()
-            if number in done:
-                continue
-            path = picture_path(self._config.outputs, job.created_ms, number, recipe.seed, suffix)
-            if job.attempt > 1 and _is_picture_of(path, recipe):
-                # The first attempt died between saving the picture and telling of it.
-                emit(Saved(number, len(recipes), str(path), recipe.seed))
-                continue
-            watch = self._watch(emit, control, number, len(recipes), told)
-            try:
-                rendered = self.render(recipe, watch)
-            except Skipped:
-                control.skipped()
-                emit(Notice(f"Picture {number} was skipped."))
-                continue
-            watch.stage("saving")
-            path = self._save(path, rendered.image, recipe, format, watch)
-            self._log(path, recipe, watch)
-            if latents:
-                latents.add(rendered.latents)
-            emit(Saved(number, len(recipes), str(path), recipe.seed))
+        JobRun(self, job, emit, control, self._latents_file).run()
+
+    def plan(self, request: Request) -> tuple[Recipe, ...]:
+        """Return the recipes of a request, with the styles and word lists as they are now."""
+        stock = load_stock(self.config.styles_folder)
+        return plan(request, stock.styles, stock.lists)
+
+    def leave_card(self) -> None:
+        """Send every network home: the card is free for others."""
+        self._memory.make_room()
 
     def warm(self, values: Mapping[str, Any]) -> None:
         """Do what can be done before the first request: ``values["request"]`` is what the page begins with.
@@ -183,21 +138,28 @@ class Engine:
         if self._device.device.type == "cpu":
             return
         request = dataclasses.replace(Request.from_json(values["request"]), seed=0, count=1)
-        files = self._find(self._plan(request)[0])
+        files = self._find(self.plan(request)[0])
         self._memory.prepare(files.base, "base", files.loras)
         for kind in ("text_l", "text_g", "unet"):
             with self._memory.use(files.base, "base", kind):
                 continue
 
     @torch.no_grad()
-    def render(self, recipe: Recipe, watch: Watch = SILENT) -> Rendered:
-        """Make the picture of one recipe. Raises the subclasses of :class:`~fooocus.errors.FooocusError`."""
+    def render(self, recipe: Recipe, watch: Watch = SILENT, begun: State | None = None) -> Rendered:
+        """Make the picture of one recipe, or finish one that was ``begun`` and left after any of its steps.
+
+        Raises the subclasses of :class:`~fooocus.errors.FooocusError`.
+        """
+        with self._memory.interruptible(watch.check):
+            return self._render(recipe, watch, begun)
+
+    def _render(self, recipe: Recipe, watch: Watch, begun: State | None) -> Rendered:
         sampler = sampler_named(recipe.sampler)
         sigmas_for(sampler, recipe.schedule, recipe.steps, sdxl_table())  # refuses the impossible before loading
         files = self._find(recipe)
         self._memory.keep_only(files.all())
-        if self._config.metadata:
-            self._hashes.begin(files.all())
+        if self.config.metadata:
+            self.hashes.begin(files.all())
         watch.stage("loading")
         for report in self._memory.prepare(files.base, "base", files.loras):
             watch.notice(f"LoRA {report.name}: {report.matched} of {report.total} modules matched.")
@@ -208,13 +170,28 @@ class Engine:
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
         sigmas = sigmas_for(sampler, recipe.schedule, recipe.steps, table)
         shape = (1, 4, recipe.size.height // 8, recipe.size.width // 8)
-        with noise_for(sampler, recipe.seed, shape, sigmas, device=self._device.device) as noise, ExitStack() as placed:
+        if begun is None:
+            begun = State(0, start(starting_noise(recipe.seed, shape).to(self._device.device), sigmas))
+        state = self._sample(recipe, files, sampler, sigmas, begun.on(self._device.device), watch)
+        watch.stage("decoding")
+        latents = state.x.cpu() / architecture.latent_scale
+        return Rendered(self._with_room(lambda: self._decode(files, latents, watch)), latents)
+
+    def _sample(
+        self, recipe: Recipe, files: Files, sampler: Sampler, sigmas: Sequence[float], state: State, watch: Watch
+    ) -> State:
+        """Walk the sampler from ``state`` to the end. A step that is left by an error has changed nothing."""
+        if state.step == len(sigmas) - 1:
+            return state
+        shape, first, device = tuple(state.x.shape), state.step, self._device.device
+        noise_left = noise_for(sampler, recipe.seed, shape, sigmas, first_step=first, device=device)
+        with noise_left as noise, ExitStack() as placed:
             watch.stage("reading")
             base = self._denoiser(placed, files.base, "base", recipe, watch)
             refiner = files.refiner and self._denoiser(placed, files.refiner, "refiner", recipe, watch)
-            watch.stage("sampling")
-            state = State(0, start(starting_noise(recipe.seed, shape).to(self._device.device), sigmas))
             denoise_at = switch_at(base, refiner or None, recipe.switch)
+            refines = recipe.switch is not None and state.step > recipe.switch
+            watch.stage("refining" if refines else "sampling")
             while state.step < len(sigmas) - 1:
                 if state.step == recipe.switch:
                     watch.stage("refining")
@@ -222,13 +199,11 @@ class Engine:
                 step = functools.partial(advance, sampler, denoise_at, state, sigmas, noise)
                 state = self._with_room(step)
                 watch.step(state, len(sigmas) - 1)
-
-        watch.stage("decoding")
-        latents = state.x.cpu() / architecture.latent_scale
-        return Rendered(self._with_room(lambda: self._decode(files, latents, watch)), latents)
+        return state
 
     def _decode(self, files: Files, latents: Tensor, watch: Watch) -> Image.Image:
-        with self._memory.use_vae(files.base, files.vae) as vae, interruptible(vae, watch.check):
+        marks = marks_on(self._device.device)
+        with self._memory.use_vae(files.base, files.vae) as vae, interruptible(vae, watch.check, marks):
             return decode(vae, latents)
 
     def _with_room(self, work: Callable[[], _Result]) -> _Result:
@@ -247,26 +222,6 @@ class Engine:
             "Choose a smaller size, close other programs that use the card, or start with --device cpu.",
         )
 
-    def _plan(self, request: Request) -> tuple[Recipe, ...]:
-        stock = load_stock(self._config.styles_folder)
-        return plan(request, stock.styles, stock.lists)
-
-    def _save(self, path: Path, image: Image.Image, recipe: Recipe, format: Format, watch: Watch) -> Path:
-        """Save a picture with its recipe; one that its format has no room for is saved beside it."""
-        metadata = self._config.metadata
-        hashes = self._hashes.by_name(watch.check) if metadata else {}
-        path = save_picture(path, encode(image, recipe, format, metadata=metadata, hashes=hashes))
-        if metadata and not fits(recipe, format):
-            save_picture(path.with_suffix(".json"), record(recipe).encode())
-        return path
-
-    def _log(self, path: Path, recipe: Recipe, watch: Watch) -> None:
-        """Enter a saved picture in its day's page; a page that cannot be written must not cost the picture."""
-        try:
-            append_to_log(path, recipe)
-        except StorageError as error:
-            watch.notice(str(error))
-
     def _find(self, recipe: Recipe) -> Files:
         return Files(
             base=self._catalog.resolve("checkpoint", recipe.base),
@@ -278,7 +233,7 @@ class Engine:
     def _denoiser(self, placed: ExitStack, path: Path, role: Role, recipe: Recipe, watch: Watch) -> Denoise:
         """Return the denoise function of one model; its UNet is brought to the device at the first call."""
         architecture = self._memory.architecture(path, role)
-        prompts = self._prompts(path, role, recipe)
+        prompts = self._prompts(path, role, recipe, watch)
         sizes = sizes_at(recipe, architecture.family)
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
 
@@ -287,58 +242,33 @@ class Engine:
             placed.close()  # from here on the other model's UNet may leave
             placed.callback(ready.cache_clear)
             unet = placed.enter_context(self._memory.use(path, role, "unet"))
-            placed.enter_context(interruptible(unet, watch.check))
+            placed.enter_context(interruptible(unet, watch.check, marks_on(self._device.device)))
             placed.callback(attention.forget, unet)
             predict = predictor(unet, prompts, sizes, guided=recipe.guidance != 1, device=self._device.device)
             return denoiser(predict, table, architecture.prediction, recipe.guidance)
 
         return lambda x, sigma: ready()(x, sigma)
 
-    def _prompts(self, path: Path, role: Role, recipe: Recipe) -> Prompts:
+    def _prompts(self, path: Path, role: Role, recipe: Recipe, watch: Watch) -> Prompts:
         """Return the encoded texts; the pictures of a job mostly share theirs, and then share this as well."""
         loras = recipe.loras if role == "base" else ()
         key = (path, recipe.positive_text, recipe.negative_text, recipe.clip_skip, loras)
         if role not in self._texts or self._texts[role][0] != key:
-            self._texts[role] = key, self.read(path, role, recipe)
+            self._texts[role] = key, self.read(path, role, recipe, watch.check)
         return self._texts[role][1]
 
-    def read(self, path: Path, role: Role, recipe: Recipe) -> Prompts:
+    def read(self, path: Path, role: Role, recipe: Recipe, check: Callable[[], object] = lambda: None) -> Prompts:
         """Encode both texts of a recipe with the text encoders of one prepared model."""
         kinds = self._memory.architecture(path, role).family.text
         with ExitStack() as placed:
-            encoders = [
-                Encoder(placed.enter_context(self._memory.use(path, role, kind)), pad_id, name)
-                for kind, (name, pad_id) in ((kind, _ENCODERS[kind]) for kind in kinds)
-            ]
+            encoders = []
+            for kind in kinds:
+                module = placed.enter_context(self._memory.use(path, role, kind))
+                placed.enter_context(interruptible(module, check, marks_on(self._device.device)))
+                name, pad_id = _ENCODERS[kind]
+                encoders.append(Encoder(module, pad_id, name))
             cond, uncond = (
                 encode_text(text, encoders, clip_skip=recipe.clip_skip, embeddings=self._embeddings)
                 for text in (recipe.positive_text, recipe.negative_text)
             )
         return Prompts(cond, uncond)
-
-    def _watch(self, emit: Emit, control: Control, number: int, count: int, told: set[str]) -> Watch:
-        """Tell the making of one picture as events; the same notice only once a job."""
-
-        def step(state: State, steps: int) -> None:
-            seen = state.denoised if self._previews else None
-            emit(Step(number, count, state.step, steps, None if seen is None else preview_jpeg(seen)))
-
-        def check() -> None:
-            control.check()
-            if control.skipping():
-                raise Skipped("The picture was skipped.")
-
-        def notice(text: str) -> None:
-            if text not in told:
-                told.add(text)
-                emit(Notice(text))
-
-        return Watch(stage=lambda name: emit(Stage(name, number, count)), step=step, check=check, notice=notice)
-
-
-def _is_picture_of(path: Path, recipe: Recipe) -> bool:
-    """Say whether the file is there and carries exactly this recipe."""
-    try:
-        return path.is_file() and read_recipe(path) == without_folders(recipe)
-    except (RequestError, OSError):
-        return False

@@ -52,6 +52,10 @@ DOORS: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
         ("GET HEAD", rf"/((pictures|thumbnails)/{_NAME}|preview)/{_NAME}"),
         ("GET", rf"/history/(state|overview|page|filters|details/{_NAME}/{_NAME})"),
         ("POST", r"/history/(favourite|delete|undo|read)"),
+        ("GET POST", r"/(queue|kept)"),
+        ("POST", r"/device"),
+        ("GET HEAD POST", r"/join/[\w-]+"),
+        ("GET", rf"/queue/settings/{_NAME}"),
         ("GET", rf"/gradio_api/(queue/data|startup-events|app_id|heartbeat/{_NAME})"),
         ("POST", rf"/gradio_api/(queue/join|run/{_NAME})"),
     )
@@ -107,9 +111,7 @@ class Guard:
             return
         cookie = None
         if owner_of(headers.get("cookie", "")) is None and scope["path"] == "/":
-            cookie = (
-                f"{OWNER_COOKIE}={secrets.token_urlsafe(18)}; Path=/; Max-Age={OWNER_SECONDS}; HttpOnly; SameSite=Lax"
-            )
+            cookie = owner_cookie(secrets.token_urlsafe(18))
         await self._app(scope, receive, _with_headers(send, cookie))
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> int:
@@ -176,6 +178,11 @@ def split_host(host: str) -> tuple[str, int | None]:
     if not match:
         return "", None
     return match[1].lower(), int(match[2]) if match[2] else None
+
+
+def owner_cookie(owner: str) -> str:
+    """Return the ``Set-Cookie`` header that makes a browser this person's."""
+    return f"{OWNER_COOKIE}={owner}; Path=/; Max-Age={OWNER_SECONDS}; HttpOnly; SameSite=Lax"
 
 
 def owner_of(cookies: str) -> str | None:

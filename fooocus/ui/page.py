@@ -1,8 +1,8 @@
 """The page's layout, and what happens when a person uses it.
 
 A tab holds the ids of its jobs in a hidden box. Making a job adds its id; whenever the box changes, one watcher follows
-what is still active. So closing a tab ends nothing, and a reloaded tab picks up where it was. Settings and the ids stay
-in the browser's own storage.
+what is still active. So closing a tab ends nothing, and a reloaded tab picks up where it was. The ids stay in the
+browser's own storage; settings there and, for the person's other devices, on the server.
 
 Importing this module imports gradio (seconds); :mod:`fooocus.ui.server` does so only when it builds the page.
 """
@@ -49,24 +49,15 @@ _KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in t
 _LOOK_AT_WORKER_SECONDS = 0.5
 _SIGN_OF_LIFE_SECONDS = 10.0
 
+# What was typed and set is kept by kept.js: in the browser, and on the server for the same person's other devices.
 REMEMBER = """(...values) => {
   const names = %s
-  localStorage.setItem("fooocus.values", JSON.stringify(Object.fromEntries(names.map((n, i) => [n, values[i]]))))
+  fooocusKept.remember(Object.fromEntries(names.map((n, i) => [n, values[i]])))
 }"""
-RECALL = """() => {
-  let values = {}
-  try { values = JSON.parse(localStorage.getItem("fooocus.values") || "{}") } catch { localStorage.clear() }
-  return JSON.stringify({values, jobs: sessionStorage.getItem("fooocus.jobs") || ""})
+RECALL = """async () => {
+  return JSON.stringify({values: await fooocusKept.recall(), jobs: sessionStorage.getItem("fooocus.jobs") || ""})
 }"""
-
-# What was typed while the page was still loading is worth more than what is remembered.
-RECALL_PROMPT = """() => {
-  const begin = %s
-  let kept
-  try { kept = JSON.parse(localStorage.getItem("fooocus.values") || "{}").prompt } catch { kept = "" }
-  const typed = document.querySelector("#field-prompt textarea")?.value ?? ""
-  return typed && typed !== begin ? typed : kept ?? begin
-}"""
+RECALL_PROMPT = "() => fooocusKept.prompt(%s)"
 JOIN_IDS = """(found, tab) => {
   return [...new Set([...found.split(" "), ...tab.split(" ")])].filter(Boolean).join(" ")
 }"""
@@ -109,11 +100,13 @@ class Page:
                             self._controls |= build_group(group, self._defaults)
                             self._panels.build(group)
                             if group == "more":
+                                gr.Button("Use on another device", elem_id="device-open")
                                 gr.HTML(LANGUAGE_CHOICE, elem_id="language", apply_default_css=False, js_on_load=None)
             self._controls |= build_boxes(self._defaults)
             self._panels.build_hidden()
             self._restorer.build_hidden()
             self._tab = gr.Textbox(elem_id="tab", visible="hidden", container=False)
+            self._replaces = gr.Textbox(elem_id="replaces", visible="hidden", container=False)
             self._found = gr.Textbox(elem_id="found", visible="hidden", container=False)
             self._remedy = gr.Textbox(elem_id="field-remedy-ask", visible="hidden", container=False)
             self._order = gr.Textbox(elem_id="order", visible="hidden", container=False)
@@ -140,14 +133,19 @@ class Page:
                 self._go = gr.Button("Generate", variant="primary", elem_id="go")
                 # Which of the three is shown follows from the stage, by page.css.
                 self._skip = gr.Button("Skip", elem_id="skip")
+                # What these two, and the queue in the foot line, do is queue.js's affair.
+                gr.Button("Pause", elem_id="pause")
+                gr.Button("Resume", elem_id="resume")
                 self._stop = gr.Button("Stop", elem_id="stop")
             self._problem = gr.HTML("", elem_id="problem", apply_default_css=False, js_on_load=None)
             self._hint = gr.HTML("", elem_id="hint", apply_default_css=False, js_on_load=None)
+            gr.HTML(views.EDITS, elem_id="edits", apply_default_css=False, js_on_load=None)
             self._restorer.build_line()
             with gr.Row(elem_id="foot"):
                 self._advanced = gr.Checkbox(False, label="Advanced", container=False, elem_id="advanced-switch")
                 self._time = gr.HTML("", elem_id="time", apply_default_css=False, js_on_load=None)
                 self._status = gr.HTML("", elem_id="status", apply_default_css=False, js_on_load=None)
+                gr.Button("Queue", elem_id="queue-open")
                 gr.Button("History", elem_id="history-open")
 
     def _wire(self, blocks: gr.Blocks) -> None:
@@ -158,15 +156,17 @@ class Page:
         # The prompt comes back without asking the server, whose answer might overwrite what was typed meanwhile.
         prompt = self._controls["prompt"]
         blocks.load(None, None, prompt, js=RECALL_PROMPT % json.dumps(self._defaults.prompt))
-        blocks.load(self._open, self._memory, [*every, self._advanced, self._found], js=RECALL, queue=False, **quiet)
+        blocks.load(
+            self._open, self._memory, [*every, self._advanced, self._found], js=RECALL, queue=False, **quiet
+        ).then(None, None, None, js="() => { fooocusKept.begin() }")
         self._found.change(None, [self._found, self._tab], self._tab, js=JOIN_IDS)
         blocks.load(self._follow_worker, None, [self._status, self._first], **quiet)
         self._order.change(self._welcome.order, self._order, None, trigger_mode="multiple", queue=False, **quiet)
         gr.on(
             [self._go.click, prompt.submit],
             self._generate,
-            {*every, self._tab},
-            [*every, self._tab, self._problem, self._tabs, self._advanced],
+            {*every, self._tab, self._replaces},
+            [*every, self._tab, self._replaces, self._problem, self._tabs, self._advanced],
             trigger_mode="multiple",
             queue=False,
             **quiet,
@@ -222,9 +222,10 @@ class Page:
         answer: dict[Any, Any] = {self._problem: "", **self._unmarked()}
         try:
             asked = to_request(values, self._defaults)
-            id = self._jobs.submit(asked.to_json(), _owner(request))
+            id = self._jobs.submit(asked.to_json(), _owner(request), replaces=given[self._replaces] or None)
         except FooocusError as error:
             return answer | self._marked(error)
+        answer[self._replaces] = ""
         answer[self._tab] = " ".join([*str(given[self._tab] or "").split(), id][-_KEPT_IDS:])
         return answer
 

@@ -27,9 +27,13 @@ from fooocus.models.computer import look
 from fooocus.models.first_run import FirstRun
 from fooocus.request import Request
 from fooocus.ui.data import add_data_routes
+from fooocus.ui.devices import add_device_routes
 from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
+from fooocus.ui.kept import FOLDER as PEOPLE
+from fooocus.ui.kept import Kept, add_kept_routes
 from fooocus.ui.lists import Lists
 from fooocus.ui.pictures import add_picture_routes
+from fooocus.ui.queue import add_queue_routes
 from fooocus.ui.remedies import Remedies
 from fooocus.ui.report import gather, report
 from fooocus.ui.shell import Shell
@@ -109,6 +113,11 @@ def build_app(
     previews = Previews()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     _add_routes(app, config, jobs, previews)
+    add_queue_routes(app, jobs)
+    add_device_routes(app, config, port, jobs.orders.adopt)
+    kept = Kept(config.data / PEOPLE)
+    kept.sweep()
+    add_kept_routes(app, kept)
     if library:
         add_picture_routes(app, config, library)
     lists = Lists(config, defaults, first_run.shelves if first_run else None)

@@ -16,12 +16,17 @@ HEAD = """
 <link rel="stylesheet" href="/ui/page.css">
 <link rel="stylesheet" href="/ui/panels.css">
 <link rel="stylesheet" href="/ui/history.css">
+<link rel="stylesheet" href="/ui/queue.css">
+<link rel="stylesheet" href="/ui/devices.css">
 <script src="/ui/words.js" defer></script>
+<script src="/ui/kept.js" defer></script>
 <script src="/ui/page.js" defer></script>
 <script src="/ui/pictures.js" defer></script>
 <script src="/ui/lightbox.js" defer></script>
 <script src="/ui/history.js" defer></script>
 <script src="/ui/drop.js" defer></script>
+<script src="/ui/devices.js" defer></script>
+<script src="/ui/queue.js" defer></script>
 <script src="/ui/advanced.js" type="module"></script>
 <script src="/ui/models.js" type="module"></script>
 <script src="/ui/presets.js" type="module"></script>

@@ -20,6 +20,11 @@ EXAMPLES = (
     "Portrait of an old sailor, window light",
     "A glass teapot on a mossy stone",
 )
+# Shown while the page's settings are those of a waiting job that they will replace.
+EDITS = (
+    "<p>Generate puts this in the place of the waiting job.</p>"
+    '<button type="button" data-queue="keep">Keep both</button>'
+)
 _TITLE_CHARACTERS = 40
 _PLACES = 12  # places of pictures to come that are shown; a longer strip is scrolled anyway
 
@@ -50,8 +55,10 @@ def stage(view: View, *, fetchable: bool = False) -> str:
             inside = _outcome(view, fetchable)
     active = " data-active" if view.active else ""
     active += " data-skippable" if view.phase == "running" and view.pictures > 1 else ""
+    active += " data-resumable" if view.phase == "paused" or (view.phase == "waiting" and view.held) else ""
     return (
         f'<section class="stage" data-phase="{view.phase}"{active} data-job="{escape(view.job)}" '
+        f'data-waiting="{view.waiting}" '
         f'data-title="{_title(view)}" aria-label="Picture">{slow(view.slow)}{inside}</section>'
     )
 
@@ -135,13 +142,12 @@ def _picture_forming(view: View) -> str:
 
 def _progress(view: View) -> str:
     done = percent(view)
-    queue = f'<span class="queue">{view.waiting} waiting</span>' if view.waiting else ""
     return (
         '<div class="progress">'
         f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{done}"><i style="width:{view.fraction * 100:.1f}%"></i></div>'
         f'<p><span class="now" role="status">{_now(view)}</span>'
-        f'<span class="count">{escape(progress_words(view))}</span>{queue}</p></div>'
+        f'<span class="count">{escape(progress_words(view))}</span></p></div>'
     )
 
 

@@ -248,7 +248,7 @@ def test_enter_while_one_runs_adds_a_job_that_follows(server: PageServer, visit:
     visitor.wait_phase("running")
     first = job(visitor)
     visitor.generate("second of the queue")
-    visitor.page.wait_for_selector('.queue:has-text("1 waiting")')
+    visitor.page.wait_for_selector('#queue-open:has-text("1 waiting")')
     assert job(visitor) == first
     visitor.page.wait_for_selector('#stage .stage[data-title="Done – second of the queue"]')
     assert job(visitor) != first

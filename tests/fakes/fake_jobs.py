@@ -24,7 +24,7 @@ class FakeJobs:
         self.renewed = 0
         self.orders = self
 
-    def submit(self, request: dict[str, Any], owner: str) -> str:
+    def submit(self, request: dict[str, Any], owner: str, *, replaces: str | None = None) -> str:
         id = f"job-{len(self.all) + 1}"
         self.all[id] = Job(id, owner, request, "waiting", len(self.all), len(self.all), 0, None, None, None, ())
         self.said[id] = []

@@ -1,7 +1,7 @@
 """The fake engine as the page's tests use it: words in the prompt choose speed and faults, previews look like pictures.
 
-``slow`` takes 30 steps of 0.1 s, ``broken`` raises a RenderError, ``die`` kills the worker at step 3. Everything else
-is as in :mod:`fake_engine`.
+``slow`` takes 30 steps of 0.1 s, ``endless`` 5000 of 0.05 s, ``broken`` raises a RenderError, ``die`` kills the worker
+at step 3. Everything else is as in :mod:`fake_engine`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class PageEngine(fake_engine.FakeEngine):
         fake: dict[str, Any] = {"seconds": 0.02, "steps": 10}
         if "slow" in prompt:
             fake = {"seconds": 0.1, "steps": 30}
+        if "endless" in prompt:
+            fake = {"seconds": 0.05, "steps": 5000}
         if "die" in prompt.split():
             fake["die_at"] = 3
         size = fake_engine._size(item.request)

@@ -28,7 +28,8 @@ from fooocus.config import Config
 from fooocus.diffusion.state import State
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import load_styles
-from fooocus.render.engine import Engine, Watch
+from fooocus.render.engine import Engine
+from fooocus.render.watch import Watch
 from fooocus.request import LoraUse, Recipe, Request, Size
 
 DATA = Path(__file__).resolve().parent.parent / "data"

@@ -33,8 +33,9 @@ from fooocus.jobs.worker import Control, WorkItem, perform
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import load_styles
 from fooocus.render.conditioning import Prompts, predictor, sizes_at
-from fooocus.render.engine import Engine, Watch
+from fooocus.render.engine import Engine
 from fooocus.render.text import TextConditioning
+from fooocus.render.watch import Watch
 from fooocus.request import LoraUse, Recipe, Request, Size
 from tests.tiny import BASE, LORA
 
@@ -126,9 +127,9 @@ def test_texts_are_encoded_once_for_the_pictures_that_share_them(
     read: list[str] = []
     original = engine.read
 
-    def counted(path: Path, role: Any, recipe: Recipe) -> Prompts:
+    def counted(path: Path, role: Any, recipe: Recipe, check: Callable[[], object]) -> Prompts:
         read.append(f"{role}: {recipe.positive_text}")
-        return original(path, role, recipe)
+        return original(path, role, recipe, check)
 
     monkeypatch.setattr(engine, "read", counted)
     request = with_refiner(dataclasses.replace(request_, count=2), tiny)

@@ -16,7 +16,8 @@ from fooocus.loading.device import Device, choose_device
 from fooocus.loading.memory import Memory
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import load_styles
-from fooocus.render.engine import Engine, Watch
+from fooocus.render.engine import Engine
+from fooocus.render.watch import Watch
 from fooocus.request import LoraUse, Recipe, Request, Size
 
 CPU = choose_device("cpu")

@@ -1,0 +1,208 @@
+"""The queue as the page shows it: a person's own jobs, what each waits for, and the orders that may be given.
+
+Every answer is about the jobs of the browser that asks. Of other people's jobs it learns how many come before.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI
+from starlette.requests import Request as WebRequest
+from starlette.responses import JSONResponse, Response
+
+from fooocus.errors import FooocusError, RequestError
+from fooocus.jobs.store import Job, State
+from fooocus.jobs.supervisor import Jobs
+from fooocus.request import PERFORMANCES, Request, parse_size
+from fooocus.ui.guard import owner_of
+
+MAX_BYTES = 100_000
+_LIVING: tuple[State, ...] = ("running", "waiting", "paused")
+_RESTING: tuple[State, ...] = ("waiting", "paused")
+_FINISHED: tuple[State, ...] = ("finished",)
+_MEASURED = 40  # finished jobs that an estimate is made of
+_PROMPT_CHARACTERS = 300
+
+
+def add_queue_routes(app: FastAPI, jobs: Jobs) -> None:
+    """Add what the queue panel asks: GET shows, POST orders and shows."""
+
+    @app.get("/queue")
+    def show(request: WebRequest) -> Response:
+        return _told(lambda: panel(jobs, _owner(request)))
+
+    @app.post("/queue")
+    async def order(request: WebRequest) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BYTES:
+                return Response(status_code=413)
+        owner = _owner(request)
+
+        def obey() -> dict[str, Any]:
+            undo = obeyed(jobs, owner, _order(body))
+            return panel(jobs, owner) | {"undo": undo}
+
+        return await anyio.to_thread.run_sync(_told, obey)
+
+    @app.get("/queue/settings/{id}")
+    def settings(id: str, request: WebRequest) -> Response:
+        def answer() -> dict[str, Any]:
+            asked = _mine(jobs, _owner(request), id).request
+            known = Request().to_json()
+            values = {name: value for name, value in asked.items() if name in known}
+            # A browser's numbers end at 2**53.
+            return {"values": values | {"seed": None if values.get("seed") is None else str(values["seed"])}}
+
+        return _told(answer)
+
+
+def panel(jobs: Jobs, owner: str) -> dict[str, Any]:
+    """Return a person's queue: jobs in the order in which they run, with estimates in seconds where there are any."""
+    mine = {job.id for job in jobs.jobs(owner, _LIVING)}
+    line = sorted(jobs.jobs(states=_LIVING), key=lambda job: (_LIVING.index(job.state), job.position))
+    pace = pace_of(jobs.jobs(states=_FINISHED, limit=_MEASURED))
+    held = jobs.orders.held(owner)
+    shown: list[dict[str, Any]] = []
+    ahead, wait = 0, 0.0
+    for job in line:
+        seconds = None if pace is None else pace * work_of(job.request)
+        begins = None if seconds is None or job.state == "paused" or held else wait
+        if job.id in mine:
+            shown.append(_shown(job, seconds, begins) | {"others": ahead})
+        else:
+            ahead += job.state != "paused"
+        if job.state != "paused":
+            wait += _left(job, seconds or 0.0)
+    return {"held": held, "jobs": shown, "others": ahead}
+
+
+def obeyed(jobs: Jobs, owner: str, order: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Carry out an order; return what must be sent to undo it: jobs, and the state each was in.
+
+    Raises :class:`~fooocus.errors.RequestError` for an order that is none, or is about another person's job.
+    """
+    named = [_mine(jobs, owner, id) for id in _ids(order)]
+    match order.get("do"):
+        case "pause":
+            for job in named:
+                jobs.orders.pause(job.id)
+        case "resume":
+            for job in named:
+                jobs.orders.resume(job.id)
+        case "arrange":
+            jobs.orders.arrange(owner, [job.id for job in named])
+        case "hold":
+            jobs.orders.hold(owner)
+        case "let go":
+            jobs.orders.let_go(owner)
+        case "cancel":
+            return list(_cancelled(jobs, named))
+        case "cancel all":
+            return list(_cancelled(jobs, jobs.jobs(owner, _RESTING)))
+        case "restore":
+            states = order.get("states")
+            for job, state in zip(named, states if isinstance(states, list) else [], strict=False):
+                jobs.orders.restore(job.id, paused=state == "paused")
+        case _:
+            raise RequestError("order", "The program does not know this order.", "Reload the page.")
+    return []
+
+
+def pace_of(finished: Sequence[Job]) -> float | None:
+    """Return the seconds that this computer takes for a unit of work, by its last jobs, or ``None`` without any."""
+    measured = [
+        (job.ended_ms - job.started_ms) / 1000 / work_of(job.request)
+        for job in finished
+        if job.started_ms is not None and job.ended_ms is not None and job.saved
+    ]
+    return statistics.median(measured) if measured else None
+
+
+def work_of(asked: Mapping[str, Any]) -> float:
+    """Return the work of a request: megapixels times steps times pictures. It may be of another version."""
+    try:
+        request = Request.from_json({name: asked[name] for name in ("size", "steps", "count") if name in asked})
+        size = parse_size(str(asked.get("size", request.size)))
+        steps = request.steps or PERFORMANCES[str(asked.get("performance", request.performance))].steps
+    except (RequestError, KeyError):
+        return 1.0
+    return size.width * size.height / 1e6 * steps * request.count
+
+
+def _shown(job: Job, seconds: float | None, begins: float | None) -> dict[str, Any]:
+    asked = Request().to_json() | job.request
+    place = job.paused if job.state != "running" else None
+    return {
+        "id": job.id,
+        "state": job.state,
+        "prompt": str(asked["prompt"])[:_PROMPT_CHARACTERS],
+        "count": asked["count"],
+        "size": str(asked["size"]),
+        "seconds": seconds,
+        "begins": begins,
+        "saved": len(job.saved),
+        "step": place.step if place else 0,
+        "steps": place.steps if place else 0,
+    }
+
+
+def _left(job: Job, seconds: float) -> float:
+    """Return what is left of a job's time."""
+    if job.state == "running" and job.started_ms is not None:
+        return max(0.0, seconds - (time.time() - job.started_ms / 1000))
+    return seconds
+
+
+def _cancelled(jobs: Jobs, named: Sequence[Job]) -> Iterator[dict[str, str]]:
+    """Cancel jobs; what can be undone is that of a resting one."""
+    for job in named:
+        if jobs.cancel(job.id) and job.state in _RESTING:
+            yield {"job": job.id, "state": job.state}
+
+
+def _mine(jobs: Jobs, owner: str, id: str) -> Job:
+    """Return a person's own job; another one's is as unknown as one that never was."""
+    job = jobs.job(id)
+    if not owner or job.owner != owner:
+        raise RequestError("job", f"There is no job {id}.")
+    return job
+
+
+def _order(body: bytes) -> dict[str, Any]:
+    try:
+        order = json.loads(body)
+    except (ValueError, RecursionError):
+        order = None
+    if not isinstance(order, dict):
+        raise RequestError("order", "The order cannot be read.", "Reload the page.")
+    return order
+
+
+def _ids(order: Mapping[str, Any]) -> list[str]:
+    ids = order.get("jobs", [])
+    if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+        raise RequestError("order", "The order cannot be read.", "Reload the page.")
+    return ids
+
+
+def _owner(request: WebRequest) -> str:
+    return owner_of(request.headers.get("cookie", "")) or ""
+
+
+def _told(answer: Any) -> Response:
+    """Return an answer as JSON, or the error that it raised as a sentence."""
+    try:
+        return JSONResponse(answer(), headers={"cache-control": "no-store"})
+    except RequestError as error:
+        status, fault = 422, error
+    except FooocusError as error:
+        status, fault = 503, error  # type: ignore[assignment]
+    return JSONResponse({"sentence": fault.sentence, "remedy": fault.remedy}, status_code=status)
