@@ -74,7 +74,7 @@ class Restorer:
             return self._back(str(given[self._former] or ""))
         values = order["values"] if isinstance(order.get("values"), dict) else {}
         try:
-            restored = restore(values, self._config, seed=order.get("seed") != "new")
+            restored = restore(values, self._config, seed=order.get("seed") != "new", whole=bool(order.get("whole")))
         except RequestError as error:
             return {self._line: said(str(error), ())}
         now = {name: given[control] for name, control in self._controls.items()}
@@ -104,12 +104,13 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float)
 
 
-def restore(values: Mapping[str, Any], config: Config, *, seed: bool) -> Restored:
+def restore(values: Mapping[str, Any], config: Config, *, seed: bool, whole: bool = False) -> Restored:
     """Check values once more and return them as a request. With ``seed`` false the seed is left to chance.
 
-    Raises :class:`~fooocus.errors.RequestError` when they contradict each other.
+    Values that are ``whole``, of a job and not of a picture, say also how many are made, and in which format. Raises
+    :class:`~fooocus.errors.RequestError` when they contradict each other.
     """
-    read = {name: value for name, value in values.items() if name not in ("count", "format")}
+    read = {name: value for name, value in values.items() if whole or name not in ("count", "format")}
     if isinstance(read.get("seed"), str):  # a browser's numbers end at 2**53
         read["seed"] = int(read["seed"]) if read["seed"].isascii() and read["seed"].isdigit() else None
     found = check_names(read, known_names(config))

@@ -59,6 +59,10 @@ class FakeJobs:
     def skip(self, id: str) -> bool:
         return True
 
+    def adopt(self, old: str, new: str) -> None:
+        for id, job in self.all.items():
+            self.all[id] = dataclasses.replace(job, owner=new if job.owner == old else job.owner)
+
     def held(self, owner: str) -> bool:
         return False
 

@@ -88,7 +88,8 @@
       const answer = await fetch(`/queue/settings/${encodeURIComponent(job.id)}`);
       const told = await answer.json();
       if (!answer.ok) throw new Error([told.sentence, told.remedy].filter(Boolean).join(" "));
-      window.fooocusPictures.restore(told.values, "same");
+      window.fooocusPictures.order({ values: told.values, seed: "same", whole: true });
+      document.querySelector("#field-prompt textarea")?.focus({ preventScroll: true });
       replace(job.id);
       close();
       show();
