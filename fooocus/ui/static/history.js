@@ -286,7 +286,7 @@
     const bar = element("div", { class: "bar-top" },
       element("h2", { text: "History" }), words,
       element("div", { class: "chips" }, chip, models, styles), count,
-      button("close", "Close", () => dialog.close(), { title: "Close (Esc)" }));
+      button("close", "Close", () => dialog.close(), { title: "Close this view (Esc)" }));
     dialog = element("dialog", { id: "history", class: "pictures", "aria-label": "History" }, bar, hint, none, box);
     dialog.addEventListener("close", () => { clearInterval(looking); choose(null); });
     dialog.addEventListener("cancel", (event) => {
@@ -396,6 +396,13 @@
     const typing = event.target.closest?.("input, textarea, select, [contenteditable], dialog");
     if (event.key.toLowerCase() === "h" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) show();
   });
+
+  const finding = setInterval(() => {
+    const opener = document.querySelector("#history-open");
+    if (!opener) return;
+    clearInterval(finding);
+    opener.title = "All pictures by day (H)";
+  }, 200);
 
   window.fooocusHistory = { show, compareWith: async (picture) => { await show(); choose(picture); } };
 })();

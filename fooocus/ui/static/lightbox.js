@@ -85,7 +85,7 @@
     previous = button("left", "Previous picture", () => go(-1), { title: "Previous picture (←)" });
     next = button("right", "Next picture", () => go(1), { title: "Next picture (→)" });
     place = element("span", { class: "place" });
-    const close = button("close", "Close", () => dialog.close(), { title: "Close (Esc)" });
+    const close = button("close", "Close", () => dialog.close(), { title: "Close this view (Esc)" });
     kit = actions(() => now);
     download = element("a", { class: "act sign-save", download: "", title: "Download" }, element("span", { class: "words", text: "Download" }));
     const compareWith = button("compare", "Compare", () => {
@@ -164,7 +164,8 @@
     const own = (name, value) => { pair(name, value); list.lastChild.translate = false; };
     if (told.negative) own("Negative prompt", told.negative);
     for (const [name, value] of told.rows ?? []) own(name, value);
-    pair("Picture", `${told.width} × ${told.height}, ${(told.bytes / 1e6).toFixed(1)} MB`);
+    const weight = told.bytes < 1e5 ? `${Math.ceil(told.bytes / 1e3)} kB` : `${(told.bytes / 1e6).toFixed(1)} MB`;
+    pair("Picture", `${told.width} × ${told.height}, ${weight}`);
     pair("Saved", `${told.day} ${told.time}`);
     side.rest.append(list);
     for (const words of told.warnings ?? []) side.rest.append(element("p", { class: "warning", text: words }));
@@ -226,7 +227,7 @@
       both.reset();
     };
     differences = element("dl", { class: "differences" });
-    const close = button("close", "Close", () => pair.close(), { title: "Close (Esc)" });
+    const close = button("close", "Close", () => pair.close(), { title: "Close this view (Esc)" });
     pair = element("dialog", { id: "compare", class: "pictures", "aria-label": "Compare two pictures" },
       element("div", { class: "bar-top" }, element("h2", { text: "Compare" }), mode, close), wide, slider, differences);
     both = zoomer(wide, () => halves);

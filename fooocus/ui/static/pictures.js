@@ -140,7 +140,7 @@
   // The actions that a picture has everywhere; `now()` gives { picture, favourite, told } at the moment of the click.
   const actions = (now) => {
     const heart = button("heart", "Favourite", () => favourite(now().picture, heart.getAttribute("aria-pressed") !== "true"),
-      { "aria-pressed": "false", title: "Favourite (F)" });
+      { "aria-pressed": "false", title: "Mark as favourite (F)" });
     const settings = [
       button("same", "Same seed", () => restorePicture(now().picture, "same"), { title: "Restore its settings, with the same seed" }),
       button("new", "New seed", () => restorePicture(now().picture, "new"), { title: "Restore its settings, with a new seed" }),
@@ -154,7 +154,7 @@
         }
       }),
     ];
-    const bin = button("bin", "Delete", () => remove(now().picture), { title: "Delete (Del)" });
+    const bin = button("bin", "Delete", () => remove(now().picture), { title: "Delete this picture (Del)" });
     return { heart, settings, bin };
   };
 
