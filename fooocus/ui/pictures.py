@@ -18,7 +18,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as WebRequest
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 
 from fooocus.config import Config
 from fooocus.errors import FooocusError, RequestError, StorageError
@@ -240,7 +240,9 @@ async def _ordered(request: WebRequest, do: Any) -> Response:
 def _told(answer: Any) -> Response:
     """Return what ``answer`` gives as JSON, or its error as a sentence."""
     try:
-        return JSONResponse(answer(), headers={"cache-control": "no-store"})
+        # In ASCII, because a prompt may hold half of a surrogate pair, which UTF-8 cannot.
+        told = json.dumps(answer(), allow_nan=False)
+        return Response(told, media_type="application/json", headers={"cache-control": "no-store"})
     except RequestError as error:
         return _refused(error, 422)
     except FooocusError as error:

@@ -21,7 +21,7 @@ from fooocus.images.containers import strict_json
 from fooocus.images.findings import MAX_WARNINGS
 from fooocus.prompt.presets import layered
 from fooocus.request import Request
-from fooocus.ui.fields import to_values
+from fooocus.ui.fields import clean, to_values
 from fooocus.ui.resolve import check_names, known_names
 
 _MAX_CHARACTERS = 4_000_000
@@ -114,7 +114,7 @@ def restore(values: Mapping[str, Any], config: Config, *, seed: bool, whole: boo
     if isinstance(read.get("seed"), str):  # a browser's numbers end at 2**53
         read["seed"] = int(read["seed"]) if read["seed"].isascii() and read["seed"].isdigit() else None
     found = check_names(read, known_names(config))
-    kept = dict(found.values)
+    kept = {name: clean(value) if isinstance(value, str) else value for name, value in found.values.items()}
     if not kept:
         raise RequestError("picture", "There are no settings that could be restored.")
     if "seed" in kept and not seed:
@@ -124,6 +124,6 @@ def restore(values: Mapping[str, Any], config: Config, *, seed: bool, whole: boo
 
 def said(words: str, warnings: tuple[str, ...], *, undo: bool = False) -> str:
     """Return the line: what happened, what is missing, the way back."""
-    listed = "".join(f"<span>{escape(warning)}</span>" for warning in warnings)
+    listed = "".join(f"<span>{escape(clean(warning))}</span>" for warning in warnings)
     back = '<button type="button" data-restore="undo">Undo</button>' if undo else ""
-    return f'<p class="restored" role="status"><b>{escape(words)}</b>{listed}{back}{_DONE}</p>'
+    return f'<p class="restored" role="status"><b>{escape(clean(words))}</b>{listed}{back}{_DONE}</p>'

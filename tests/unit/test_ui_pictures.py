@@ -25,6 +25,7 @@ from fooocus.images.metadata import encode
 from fooocus.request import LoraUse, Size
 from fooocus.ui.guard import Guard
 from fooocus.ui.pictures import MAX_TEXT_BYTES, MAX_UPLOAD_BYTES, add_picture_routes
+from fooocus.ui.restore import restore, said
 from tests.pictures import Maker, recipe
 
 PORT = 7865
@@ -118,6 +119,19 @@ def test_details_are_readable_and_restorable(client: TestClient) -> None:
     assert "values" not in client.get(f"/history/details/{DAY}/{PLAIN}").json()
     gone = client.get(f"/history/details/{DAY}/none.png")
     assert gone.status_code == 422 and gone.json()["sentence"].endswith("not there any more.")
+
+
+def test_half_a_character_stops_nothing(client: TestClient, folder: Path) -> None:
+    odd = "half \ud83d and \x00 odd"
+    MAKER.put(folder / "outputs" / DAY / "13-00-00-000_001_1.png", recipe(prompt=odd, base=f"x{odd}"))
+    told = client.get(f"/history/details/{DAY}/13-00-00-000_001_1.png").json()
+    assert told["prompt"] == odd
+    assert days(client, words="half odd") == [[DAY, 1]]
+    assert client.get("/history/filters").status_code == 200
+    config = Config(models=folder / "models", styles_folder=folder / "styles")
+    restored = restore(told["values"], config, seed=True)
+    (restored.request.prompt + said("x", (odd,))).encode()
+    (folder / "outputs" / DAY / "13-00-00-000_001_1.png").unlink()
 
 
 def test_a_favourite_is_marked_and_found(client: TestClient) -> None:
