@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,2})?")
 MODEL_KINDS = ("checkpoints", "loras", "vae", "embeddings")
+# What may be switched on for speed beside what is always on; each is told in the Fast class below.
+FAST_EXTRAS = ("graphs", "fp16-accumulation", "cudnn-attention")
 # How programs of this kind call the folder of a kind of model; the first that exists is taken.
 _FOLDER_NAMES: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("checkpoints", "Stable-diffusion"),
@@ -34,6 +36,34 @@ def _field(default: Any, text: str, *, low: float = 0, high: float = 0, choices:
     """Declare a field with its help text; numbers are limited where ``high`` is given, words where ``choices`` are."""
     limits = {"low": low, "high": high} if high else {"choices": choices} if choices else {}
     return dataclasses.field(default=default, metadata={"help": text, **limits})
+
+
+@dataclasses.dataclass(frozen=True)
+class Fast:
+    """What is done for speed. The first two are on unless ``--fast off``, the others only when they are named.
+
+    ``keep_text``: the text's keys and values are computed once per prompt; the same bits. ``short_numbers``: the device
+    may choose 16 bits where that is faster or smaller; otherwise float32. ``graphs``: CUDA graphs per network and size.
+    ``fp16_accumulation``: GeForce cards add up in half precision, which can be seen. ``cudnn_attention``: cuDNN's
+    attention before the others.
+    """
+
+    keep_text: bool = True
+    short_numbers: bool = True
+    graphs: bool = False
+    fp16_accumulation: bool = False
+    cudnn_attention: bool = False
+
+
+def read_fast(text: str) -> Fast:
+    """Read "auto", "off", or names of extras with commas between. Raises ValueError in words."""
+    if text == "off":
+        return Fast(keep_text=False, short_numbers=False)
+    names = [name.strip() for name in text.split(",") if name.strip() and name.strip() != "auto"]
+    for name in names:
+        if name not in FAST_EXTRAS:
+            raise ValueError(f"{name!r} is none of auto, off, {', '.join(FAST_EXTRAS)}.")
+    return dataclasses.replace(Fast(), **{name.replace("-", "_"): True for name in names})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +86,7 @@ class Config:
     )
     device: str = _field("auto", "auto, cpu, cuda, cuda:1, mps or xpu")
     dtype: str = _field("auto", "number format of the networks", choices=DTYPES)
+    fast: str = _field("auto", f"auto, off, or what to try for speed, with commas: {', '.join(FAST_EXTRAS)}")
     extra_models: str = _field("", f"more folders of models, such as another program's, with {os.pathsep} between")
     mirrors: str = _field("", "addresses of hubs to fetch from when the first fails, with commas between")
     rate_limit: int = _field(0, "most megabytes per second that downloads may take; 0 for no limit", high=10_000)
@@ -175,6 +206,8 @@ def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
     choices = field.metadata.get("choices")
     if choices and value not in choices:
         raise ValueError(f"{value!r} is not one of {', '.join(choices)}.")
+    if field.name == "fast":
+        read_fast(value)
     if field.name == "device" and not DEVICE.fullmatch(value):
         raise ValueError(f"{value!r} is not one of auto, cpu, cuda, cuda:1, mps, xpu.")
     return value

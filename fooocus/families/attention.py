@@ -8,6 +8,7 @@ processors.)
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class CachingAttention:
     """Processor of one attention layer: softmax(q k^T / sqrt(d)) v, with the text's k and v remembered."""
 
     def __init__(self) -> None:
+        self.keeps = True  # or asks anew each time, as the library does
         self._known: list[tuple[Tensor, Tensor, Tensor]] = []  # context, its keys, its values; newest last
 
     def __call__(
@@ -43,6 +45,10 @@ class CachingAttention:
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
 
+    def remembered(self, context: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the keys and values of ``context``, the tensors themselves, if they are known."""
+        return next(((key, value) for known, key, value in self._known if known is context), None)
+
     def forget(self) -> None:
         """Drop what is remembered; wanted when the layer's weights change or its memory is needed."""
         self._known.clear()
@@ -52,8 +58,35 @@ class CachingAttention:
             if known is context:
                 return key, value
         key, value = _split(attn.to_k(context), heads), _split(attn.to_v(context), heads)
+        if not self.keeps:
+            return key, value
         self._known = [*self._known[1 - _CONTEXTS :], (context, key, value)]
         return key, value
+
+
+@dataclass(frozen=True, eq=False)
+class TextMemory:
+    """One layer's keys and values of a text, in tensors that stay where they are."""
+
+    layer: Attention
+    key: Tensor
+    value: Tensor
+
+    def renew(self, context: Tensor) -> None:
+        """Compute those of another text of the same length into the same tensors."""
+        self.key.copy_(_split(self.layer.to_k(context), self.layer.heads))
+        self.value.copy_(_split(self.layer.to_v(context), self.layer.heads))
+
+
+def remembered(unet: nn.Module, context: Tensor) -> list[TextMemory]:
+    """Return what the layers of ``unet`` know of ``context``."""
+    found = []
+    for module in unet.modules():
+        processor = getattr(module, "processor", None)
+        text = processor.remembered(context) if isinstance(processor, CachingAttention) else None
+        if text is not None:
+            found.append(TextMemory(module, *text))
+    return found
 
 
 def install(unet: nn.Module) -> None:
@@ -63,6 +96,14 @@ def install(unet: nn.Module) -> None:
     for module in unet.modules():
         if isinstance(module, Attention):
             module.processor = CachingAttention()
+
+
+def keep_text(unet: nn.Module, *, keeps: bool) -> None:
+    """Say whether the layers remember the text's keys and values."""
+    for module in unet.modules():
+        processor = getattr(module, "processor", None)
+        if isinstance(processor, CachingAttention):
+            processor.keeps = keeps
 
 
 def forget(unet: nn.Module) -> None:

@@ -8,12 +8,15 @@ report, arXiv:2307.01952, section 2.2).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from fooocus.diffusion.denoisers import Predict
+from fooocus.families.graphs import Ask, Inputs
+from fooocus.families.graphs import ask as ask_unet
 from fooocus.families.records import Family
 from fooocus.render.text import TextConditioning, match_lengths
 from fooocus.request import Recipe
@@ -68,26 +71,32 @@ def sizes_at(recipe: Recipe, family: Family) -> SizesAt:
     return answer
 
 
-def predictor(unet: nn.Module, prompts: Prompts, sizes: SizesAt, *, guided: bool, device: torch.device) -> Predict:
+def predictor(
+    unet: nn.Module, prompts: Prompts, sizes: SizesAt, *, guided: bool, device: torch.device, ask: Ask | None = None
+) -> Predict:
     """Return the function that denoisers call: (scaled x, timestep) -> outputs for prompt and negative prompt.
 
     Both are asked in one network call where their texts can be brought to one length and the device has the memory;
     in float32 on a processor that changes no more than the last bits. Without guidance only the prompt is asked. The
-    context tensors are made here, once, so that the attention layers know them again in every step.
+    context tensors are made here, once, so that the attention layers know them again in every step. ``ask`` asks the
+    network in another way than by calling it.
     """
+    put = ask or functools.partial(ask_unet, unet)
     dtype = next(unet.parameters()).dtype
     matched = match_lengths(prompts.cond.context, prompts.uncond.context) if guided else None
 
     def call(x: Tensor, timestep: float, context: Tensor, pooled: Tensor, ids: list[list[float]]) -> Tensor:
         batch = len(ids)
-        return unet(
-            x.to(device=device, dtype=dtype).expand(batch, -1, -1, -1),
-            torch.tensor(timestep, device=device),
-            encoder_hidden_states=context,
-            # Sizes stay float32 for half precision networks too: 716.8 has no exact half, and the network casts later.
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": torch.tensor(ids, device=device)},
-            return_dict=False,
-        )[0]
+        return put(
+            Inputs(
+                x.to(device=device, dtype=dtype).expand(batch, -1, -1, -1),
+                torch.tensor(timestep, device=device),
+                context,
+                pooled,
+                # Sizes stay float32 for half precision networks too: 716.8 has no exact half, the network casts later.
+                torch.tensor(ids, device=device),
+            )
+        )
 
     def to_network(text: TextConditioning) -> tuple[Tensor, Tensor]:
         return text.context.to(device, dtype), text.pooled.to(device, dtype)

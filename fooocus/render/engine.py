@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fooocus.config import Config
+from fooocus.config import Config, read_fast
 from fooocus.diffusion.denoisers import denoiser, switch_at
 from fooocus.diffusion.noise import starting_noise
 from fooocus.diffusion.prediction import start
@@ -39,6 +39,7 @@ from fooocus.models.hashes import FileMemory
 from fooocus.prompt.plan import plan
 from fooocus.prompt.stock import load_stock
 from fooocus.render.conditioning import Prompts, predictor, sizes_at
+from fooocus.render.fast import FastPath
 from fooocus.render.hashes import FileHashes
 from fooocus.render.interrupt import interruptible, marks_on
 from fooocus.render.job import JobRun
@@ -97,8 +98,10 @@ class Engine:
         self.config = config
         self._latents_file = latents_file
         self.previews = previews
-        self._memory = memory or Memory(choose_device(config.device, config.dtype))
+        fast = read_fast(config.fast)
+        self._memory = memory or Memory(choose_device(config.device, config.dtype, short_numbers=fast.short_numbers))
         self._device = self._memory.device
+        self._fast = FastPath(fast, self._device.device)
         folders = {kind: config.folders(folder) for kind, folder in FOLDERS.items()}
         self._catalog = Catalog(folders, lambda: placed(config.data), outside=outside)
         self.hashes = FileHashes(FileMemory(config.data / "models.sqlite"))
@@ -244,7 +247,9 @@ class Engine:
             unet = placed.enter_context(self._memory.use(path, role, "unet"))
             placed.enter_context(interruptible(unet, watch.check, marks_on(self._device.device)))
             placed.callback(attention.forget, unet)
-            predict = predictor(unet, prompts, sizes, guided=recipe.guidance != 1, device=self._device.device)
+            placed.enter_context(self._fast.arithmetic())
+            ask, guided = self._fast.ask(unet), recipe.guidance != 1
+            predict = predictor(unet, prompts, sizes, guided=guided, device=self._device.device, ask=ask)
             return denoiser(predict, table, architecture.prediction, recipe.guidance)
 
         return lambda x, sigma: ready()(x, sigma)

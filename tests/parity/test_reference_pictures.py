@@ -66,7 +66,7 @@ def test_conditioning_and_every_step_are_those_of_the_reference(
     case: tuple[dict[str, Any], dict[str, Tensor]], tiny: Path, tmp_path: Path
 ) -> None:
     values, reference = case
-    engine = Engine(Config(outputs=tmp_path, data=tmp_path))
+    engine = Engine(Config(outputs=tmp_path, data=tmp_path, dtype="float32"))
     recipe = _recipe(values, tiny)
     states: list[State] = []
     engine.render(recipe, Watch(step=lambda state, steps: states.append(state)))
@@ -115,7 +115,7 @@ def test_a_mistake_is_far_outside_the_tolerance(tiny: Path, tmp_path: Path) -> N
     with safe_open(file, "pt") as opened:
         values = json.loads(opened.metadata()["case"])
     recipe = dataclasses.replace(_recipe(values, tiny), switch=values["switch"] - 1)
-    rendered = Engine(Config(outputs=tmp_path, data=tmp_path)).render(recipe)
+    rendered = Engine(Config(outputs=tmp_path, data=tmp_path, dtype="float32")).render(recipe)
     assert error(rendered.latents, load_file(file)["latent"]) > 100 * LATENT_TOLERANCE
 
 

@@ -42,7 +42,9 @@ from tests.tiny import BASE, LORA
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
-    return Engine(Config(outputs=tmp_path / "out", data=tmp_path), latents_file=tmp_path / "latents.safetensors")
+    return Engine(
+        Config(outputs=tmp_path / "out", data=tmp_path, dtype="float32"), latents_file=tmp_path / "latents.safetensors"
+    )
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def test_other_formats_carry_the_recipe_too(engine: Engine, request_: Request, f
 
 
 def test_metadata_can_be_left_out(tmp_path: Path, request_: Request) -> None:
-    engine = Engine(Config(outputs=tmp_path / "out", data=tmp_path, metadata=False))
+    engine = Engine(Config(outputs=tmp_path / "out", data=tmp_path, dtype="float32", metadata=False))
     (path,) = (Path(event.path) for event in run(engine, request_) if isinstance(event, Saved))
     assert read_recipe(path) is None
     assert b"a red circle" not in path.read_bytes()

@@ -1,0 +1,154 @@
+"""Replay a network as one recorded graph, so that a fast card does not wait for Python to start its 1,900 kernels.
+
+A graph is recorded for one set of shapes after calls that were made as usual; from then on new values are copied into
+the tensors it was recorded with. Everything that could make it answer from stale memory is looked at: parameters that
+are other tensors than before end it, a new prompt has the text's keys and values computed into their old places. When
+recording fails for whatever reason, the network is asked as usual from then on, and nobody waits twice.
+
+Recording itself is the card's affair (:class:`Recorder`); here is only what must be right on any device.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fooocus.families import attention
+
+WARM_CALLS = 2  # as usual before recording: libraries choose their kernels in the first ones
+KEPT = 2  # sets of shapes with a graph; each keeps the memory of a step's activations
+
+
+class Inputs(NamedTuple):
+    """What a UNet is asked with: x (B, 4, h, w), timestep (), context (B, T, D), pooled (B, P), size ids (B, n)."""
+
+    x: Tensor
+    timestep: Tensor
+    context: Tensor
+    pooled: Tensor
+    size_ids: Tensor
+
+
+Ask = Callable[[Inputs], Tensor]
+
+
+def ask(unet: nn.Module, inputs: Inputs) -> Tensor:
+    """Ask a UNet as usual."""
+    return unet(
+        inputs.x,
+        inputs.timestep,
+        encoder_hidden_states=inputs.context,
+        added_cond_kwargs={"text_embeds": inputs.pooled, "time_ids": inputs.size_ids},
+        return_dict=False,
+    )[0]
+
+
+class Recorder(Protocol):
+    """What records on a device. Raises ``RuntimeError`` where that is impossible."""
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        """Record ``work``; return what does it again, and the tensor that its result is found in each time."""
+
+
+class CudaRecorder:
+    """Records CUDA graphs."""
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        """Do the work once on a stream of its own, as recording demands, then record it."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            work()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = work()
+        return graph.replay, output
+
+
+@dataclass(eq=False)
+class _Recorded:
+    """A graph with the tensors it reads and the one it writes. ``told`` is the context that its text now stands for."""
+
+    inputs: Inputs
+    texts: list[attention.TextMemory]
+    told: Tensor
+    replay: Callable[[], object]
+    output: Tensor
+
+
+class Replays:
+    """One UNet's graphs. Call it like :func:`ask`, inside of ``torch.no_grad()``."""
+
+    def __init__(self, unet: nn.Module, recorder: Recorder) -> None:
+        self._unet = weakref.ref(unet)  # whoever keeps this beside the network must not keep the network
+        self._recorder = recorder
+        self._weights: tuple[int, ...] = ()
+        self._calls: dict[tuple[object, ...], int] = {}
+        self._recorded: OrderedDict[tuple[object, ...], _Recorded] = OrderedDict()
+        self.broken = False
+
+    def renew(self) -> None:
+        """Drop all graphs unless every parameter is the tensor it was; to be called when a run begins."""
+        weights = tuple(parameter.data_ptr() for parameter in self._network().parameters())
+        if weights != self._weights:
+            self._weights = weights
+            self.drop()
+
+    def drop(self) -> None:
+        """Let go of all graphs and their memory."""
+        self._recorded.clear()
+        self._calls.clear()
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Return the network's answer; the tensor is the caller's own."""
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        recorded = self._recorded.get(shapes)
+        if recorded is None:
+            recorded = self._record(shapes, inputs)
+        if recorded is None:
+            return ask(self._network(), inputs)
+        self._recorded.move_to_end(shapes)
+        if inputs.context is not recorded.told:
+            recorded.inputs.context.copy_(inputs.context)
+            for text in recorded.texts:
+                text.renew(recorded.inputs.context)
+            recorded.told = inputs.context
+        for name in ("x", "timestep", "pooled", "size_ids"):
+            getattr(recorded.inputs, name).copy_(getattr(inputs, name))
+        recorded.replay()
+        return recorded.output.clone()
+
+    def _network(self) -> nn.Module:
+        unet = self._unet()
+        if unet is None:
+            raise ReferenceError("the network of these graphs is gone")
+        return unet
+
+    def _record(self, shapes: tuple[object, ...], inputs: Inputs) -> _Recorded | None:
+        """Record a graph for these shapes when it is time to; None while the network is to be asked as usual."""
+        calls = self._calls[shapes] = self._calls.get(shapes, 0) + 1
+        if self.broken or calls <= WARM_CALLS:
+            return None
+        unet, own = self._network(), Inputs(*(tensor.clone() for tensor in inputs))
+        try:
+            ask(unet, own)  # the layers now know the keys and values of this very context
+            texts = attention.remembered(unet, own.context)
+            replay, output = self._recorder.record(functools.partial(ask, unet, own))
+        except RuntimeError as error:
+            logging.getLogger("fooocus.families").warning("no graph could be recorded: %s", error)
+            self.broken = True
+            self.drop()
+            return None
+        while len(self._recorded) >= KEPT:
+            self._recorded.popitem(last=False)
+        self._recorded[shapes] = _Recorded(own, texts, inputs.context, replay, output)
+        return self._recorded[shapes]

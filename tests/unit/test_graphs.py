@@ -1,0 +1,282 @@
+"""Recorded graphs answer with the network's own bits, whatever changes between two calls, and never from stale memory.
+
+No card is needed: the recorder here does on a processor what a card's graph does. It works on the very tensors that
+were there when it recorded, and looks at no condition again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fooocus.config import FAST_EXTRAS, Config, Fast, load_config, read_fast
+from fooocus.errors import ConfigError
+from fooocus.families import attention
+from fooocus.families.graphs import KEPT, WARM_CALLS, Inputs, Replays, ask
+from fooocus.loading import device
+from fooocus.loading.checkpoint import open_checkpoint
+from fooocus.prompt.plan import plan
+from fooocus.prompt.styles import Styles
+from fooocus.render.engine import Engine
+from fooocus.render.fast import FastPath
+from fooocus.request import LoraUse, Request, Size
+from tests.tiny import BASE, LORA, REFINER
+
+
+class FakeRecorder:
+    """Replays on the tensors of the recording: the text's keys and values are those that were known then."""
+
+    def __init__(self, *unets: nn.Module) -> None:
+        self.recorded = 0
+        self.replayed = 0
+        self.fails = False
+        processors = (getattr(module, "processor", None) for unet in unets for module in unet.modules())
+        self._layers = [layer for layer in processors if isinstance(layer, attention.CachingAttention)]
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        if self.fails:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        self.recorded += 1
+        known = [list(layer._known) for layer in self._layers]
+        output = work()
+
+        def replay() -> None:
+            self.replayed += 1
+            before = [layer._known for layer in self._layers]
+            for layer, then in zip(self._layers, known, strict=True):
+                layer._known = list(then)
+            output.copy_(work())
+            for layer, now in zip(self._layers, before, strict=True):
+                layer._known = now
+
+        return replay, output
+
+
+@pytest.fixture
+def unet(tiny: Path) -> nn.Module:
+    unet = open_checkpoint(tiny / "tiny_base.safetensors").load("unet", dtype=torch.float32).module
+    attention.install(unet)
+    return unet
+
+
+def drawn(seed: int, *, context: Tensor | None = None, side: int = 8) -> Inputs:
+    seeded = torch.Generator().manual_seed(seed)
+    return Inputs(
+        torch.randn(2, 4, side, side, generator=seeded),
+        torch.tensor(100.0 + seed),
+        torch.randn(2, 77, 192, generator=seeded) if context is None else context,
+        torch.randn(2, 128, generator=seeded),
+        torch.full((2, 6), 64.0 + seed),
+    )
+
+
+def expected(unet: nn.Module, inputs: Inputs) -> Tensor:
+    attention.forget(unet)
+    return ask(unet, inputs)
+
+
+@torch.no_grad()
+def test_it_records_after_a_few_calls_and_answers_with_the_same_bits(unet: nn.Module) -> None:
+    context = drawn(0).context
+    steps = [drawn(seed, context=context) for seed in range(1, 7)]
+    wanted = [expected(unet, inputs) for inputs in steps]
+    attention.forget(unet)
+    recorder = FakeRecorder(unet)
+    replays = Replays(unet, recorder)
+    replays.renew()
+    answers = [replays(inputs) for inputs in steps]
+    assert all(torch.equal(a, b) for a, b in zip(answers, wanted, strict=True)), "answers are kept, not overwritten"
+    assert (recorder.recorded, recorder.replayed) == (1, len(steps) - WARM_CALLS)
+
+
+@torch.no_grad()
+def test_another_prompt_is_told_to_the_recorded_graph(unet: nn.Module) -> None:
+    """As between two pictures: the layers have forgotten everything, the graph's own memory is written anew."""
+    recorder = FakeRecorder(unet)
+    replays = Replays(unet, recorder)
+    replays.renew()
+    first, second = drawn(1).context, drawn(2).context
+    wanted = {seed: expected(unet, drawn(seed, context=second)) for seed in (7, 8)}
+    for seed in range(WARM_CALLS + 2):
+        replays(drawn(seed, context=first))
+    attention.forget(unet)
+    replays.renew()
+    assert all(torch.equal(replays(drawn(seed, context=second)), wanted[seed]) for seed in (7, 8))
+    assert torch.equal(replays(drawn(3, context=first)), expected(unet, drawn(3, context=first)))
+    assert recorder.recorded == 1
+
+
+@torch.no_grad()
+def test_changed_weights_end_the_graph(unet: nn.Module) -> None:
+    recorder = FakeRecorder(unet)
+    replays = Replays(unet, recorder)
+    replays.renew()
+    context = drawn(1).context
+    for seed in range(WARM_CALLS + 1):
+        replays(drawn(seed, context=context))
+    layer = next(m for name, m in unet.named_modules() if name.endswith("attn2.to_k"))
+    layer.weight = nn.Parameter(layer.weight * 2, requires_grad=False)  # as a LoRA does
+    attention.forget(unet)
+    replays.renew()
+    assert torch.equal(replays(drawn(5, context=context)), expected(unet, drawn(5, context=context)))
+    assert (recorder.recorded, recorder.replayed) == (1, 1)
+    replays.renew()
+    for seed in range(WARM_CALLS):
+        replays(drawn(seed, context=context))
+    assert recorder.recorded == 2
+
+
+@torch.no_grad()
+def test_every_size_has_its_graph_and_only_some_are_kept(unet: nn.Module) -> None:
+    recorder = FakeRecorder(unet)
+    replays = Replays(unet, recorder)
+    replays.renew()
+    context = drawn(1).context
+    sides = (4, 8, 12)
+    for side in sides:
+        for seed in range(WARM_CALLS + 1):
+            inputs = drawn(seed, context=context, side=side)
+            assert torch.equal(replays(inputs), ask(unet, inputs))
+    assert recorder.recorded == len(sides) and len(replays._recorded) == KEPT
+    replays(drawn(9, context=context, side=4))  # the oldest was let go and is recorded again
+    assert recorder.recorded == len(sides) + 1
+    replays.drop()
+    assert not replays._recorded
+
+
+@torch.no_grad()
+def test_a_card_that_cannot_record_is_asked_as_usual_and_only_tried_once(
+    unet: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = FakeRecorder(unet)
+    recorder.fails = True
+    replays = Replays(unet, recorder)
+    replays.renew()
+    context = drawn(1).context
+    for seed in range(6):
+        inputs = drawn(seed, context=context)
+        assert torch.equal(replays(inputs), ask(unet, inputs))
+    assert replays.broken and caplog.text.count("no graph could be recorded") == 1
+
+
+@torch.no_grad()
+def test_a_stop_in_the_middle_of_recording_is_no_fault(unet: nn.Module) -> None:
+    class Leave(Exception):
+        """What a person's Stop raises."""
+
+    recorder = FakeRecorder(unet)
+    replays = Replays(unet, recorder)
+    replays.renew()
+    context = drawn(1).context
+    for seed in range(WARM_CALLS):
+        replays(drawn(seed, context=context))
+    leave = next(unet.children()).register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(Leave()))
+    with pytest.raises(Leave):
+        replays(drawn(3, context=context))
+    leave.remove()
+    assert not replays.broken
+    assert torch.equal(replays(drawn(4, context=context)), ask(unet, drawn(4, context=context)))
+
+
+def test_pictures_by_graphs_are_the_same_pictures(tiny: Path, tmp_path: Path) -> None:
+    """Two pictures of different prompts, base and refiner, without and with graphs."""
+    values = {"styles": (), "seed": 3, "size": Size(64, 64), "steps": 7, "switch": 4, "base": str(tiny / BASE)}
+    values |= {"refiner": str(tiny / REFINER), "loras": (LoraUse(str(tiny / LORA), 0.5),)}
+    prompts = ("a fox in snow", "a lighthouse")
+    recipes = [plan(Request(**values, prompt=prompt), Styles({}))[0] for prompt in prompts]  # type: ignore[arg-type]
+    engine = Engine(Config(outputs=tmp_path, data=tmp_path, device="cpu", dtype="float32"))
+    wanted = [engine.render(recipe).latents for recipe in recipes]
+
+    unets = []
+    for path, role in ((tiny / BASE, "base"), (tiny / REFINER, "refiner")):
+        with engine._memory.use(path, role, "unet") as unet:  # type: ignore[arg-type]
+            unets.append(unet)
+    recorder = FakeRecorder(*unets)
+    engine._fast = FastPath(read_fast("graphs"), torch.device("cpu"), recorder)
+    found = [engine.render(recipe).latents for recipe in recipes]
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert (recorder.recorded, recorder.replayed) == (2, 2 * 7 - 2 * WARM_CALLS)
+
+
+def test_a_network_whose_weights_travel_is_asked_as_usual(unet: nn.Module) -> None:
+    path = FastPath(read_fast("graphs"), torch.device("cpu"), FakeRecorder(unet))
+    assert isinstance(path.ask(unet), Replays)
+    unet.conv_in.to("meta")  # as if it were elsewhere
+    assert not isinstance(path.ask(unet), Replays)
+    assert not isinstance(FastPath(read_fast("auto"), torch.device("cpu")).ask(unet), Replays)
+
+
+def test_graphs_do_not_keep_a_network_that_nobody_wants(tiny: Path) -> None:
+    path = FastPath(read_fast("graphs"), torch.device("cpu"), FakeRecorder())
+    unet = open_checkpoint(tiny / BASE).load("unet").module
+    path.ask(unet)
+    gone = weakref.ref(unet)
+    del unet
+    gc.collect()
+    assert gone() is None and not path._replays
+
+
+@torch.no_grad()
+def test_off_asks_for_the_text_in_every_step(unet: nn.Module) -> None:
+    context = drawn(1).context
+    wanted = ask(unet, drawn(2, context=context))
+    attention.forget(unet)
+    off = FastPath(read_fast("off"), torch.device("cpu")).ask(unet)
+    assert torch.equal(off(drawn(2, context=context)), wanted)
+    assert attention.remembered(unet, context) == []
+    again = FastPath(read_fast("auto"), torch.device("cpu")).ask(unet)
+    assert torch.equal(again(drawn(2, context=context)), wanted)
+    assert len(attention.remembered(unet, context)) > 0
+
+
+def test_the_setting_is_read_in_words() -> None:
+    assert read_fast("auto") == read_fast("") == Fast()
+    assert read_fast("graphs, cudnn-attention") == Fast(graphs=True, cudnn_attention=True)
+    assert read_fast("auto,fp16-accumulation") == Fast(fp16_accumulation=True)
+    assert {field.name for field in dataclasses.fields(Fast)} == {
+        "keep_text",
+        "short_numbers",
+        *(name.replace("-", "_") for name in FAST_EXTRAS),
+    }
+    with pytest.raises(ConfigError, match="warp"):
+        load_config({"fast": "graphs,warp"}, {}, Path("none"))
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "dtype"),
+    [
+        ((9, 0), "NVIDIA H200", torch.bfloat16),
+        ((8, 0), "NVIDIA A100-SXM4-80GB", torch.bfloat16),
+        ((8, 9), "NVIDIA GeForce RTX 4090", torch.float16),
+        ((12, 0), "NVIDIA GeForce RTX 5090", torch.float16),
+        ((7, 5), "NVIDIA GeForce GTX 1650", torch.float32),
+    ],
+)
+def test_the_number_format_of_cards(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], name: str, dtype: torch.dtype
+) -> None:
+    card = SimpleNamespace(major=capability[0], minor=capability[1], name=name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert device._best_dtype(torch.device("cuda", 0))[0] == dtype
+
+
+@pytest.mark.parametrize("unit", ["", "AMX", "AVX512-BF16"])
+def test_a_processor_computes_in_bfloat16_where_it_has_a_unit_for_it(
+    monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: unit == "AMX")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: unit == "AVX512-BF16")
+    chosen = device.choose_device("cpu")
+    assert chosen.dtype == (torch.bfloat16 if unit else torch.float32)
+    assert (unit or "exact") in chosen.reason
+    exact = device.choose_device("cpu", short_numbers=False)
+    assert exact.dtype == torch.float32 and "nothing is done for speed" in exact.reason
+    assert device.choose_device("cpu", "float32").dtype == torch.float32
