@@ -2,7 +2,9 @@
 
 All variants of one UNet take turns on the same inputs (reduced size, see ``fooocus/bench/layout.py``, or SDXL's with
 ``--full``). On a processor the time is its own, summed over its cores, which other programs lengthen less than the
-clock's; of all calls the least and the median are told. Run ``python benchmarks/switches.py [--size 384x288] [--rounds 15]`` in the environment of the program.
+clock's; of all calls the least and the median are told.
+
+Run ``python benchmarks/switches.py [--size 384x288] [--rounds 15]`` in the environment of the program.
 """
 
 from __future__ import annotations

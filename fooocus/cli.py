@@ -175,7 +175,7 @@ def _bench(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="launch.py bench", description="Measure how fast this computer is.")
     add_options(parser)
-    _add_config_options(parser, ("models", "data", "device", "dtype", "extra_models"))
+    _add_config_options(parser, ("models", "data", "device", "dtype", "fast", "extra_models"))
     parsed = parser.parse_args(arguments)
     result = app.bench(_config(parsed), read_options(parsed), lambda text: print(text, file=sys.stderr, flush=True))
     table, values = save(result, read_options(parsed).out)

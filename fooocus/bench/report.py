@@ -163,8 +163,8 @@ def _conditions(setting: Mapping[str, Any]) -> str:
     return (
         f"{weights[0].upper()}{weights[1:]}, {size}; {width} × {height} pixels, {setting['steps']} steps of which the "
         f"base does {setting['switch']}, guidance {setting['guidance']:g}, {setting['sampler']} (diffusers: Euler), "
-        f"{setting['dtype']}, decoded in float32, {setting['runs']} pictures of each in turns after one that does not "
-        "count."
+        f"{setting['dtype']}, fast {setting.get('fast', 'auto')}, decoded in float32, {setting['runs']} pictures of "
+        "each in turns after one that does not count."
     )
 
 
@@ -184,7 +184,8 @@ def _file_name(result: Mapping[str, Any]) -> str:
     machine, setting = result["machine"], result["setting"]
     where = re.sub(r"[^a-z0-9]+", "-", (machine["card"] or "processor").lower()).strip("-")
     size = "full" if setting["full_size"] else "reduced" if setting["random_weights"] else "own"
-    return f"bench-{where}-{size}-{setting['dtype']}"
+    fast = "" if setting.get("fast", "auto") == "auto" else "-" + setting["fast"].replace(",", "-").replace(" ", "")
+    return f"bench-{where}-{size}-{setting['dtype']}{fast}"
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -27,7 +27,7 @@ from fooocus.bench.options import BenchOptions
 from fooocus.bench.ours import Ours, Timing, with_files
 from fooocus.bench.peer import Peer
 from fooocus.bench.weights import random_files
-from fooocus.config import ROOT, Config
+from fooocus.config import ROOT, Config, read_fast
 from fooocus.loading.device import Device, choose_device
 from fooocus.loading.memory import Memory
 from fooocus.models.computer import look, run_command
@@ -99,9 +99,10 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
 
 
 def _setting(config: Config, options: BenchOptions, tell: Tell) -> Setting:
-    chosen = choose_device(config.device, config.dtype)
+    short = read_fast(config.fast).short_numbers
+    chosen = choose_device(config.device, config.dtype, short_numbers=short)
     smoke = options.full and chosen.device.type == "cpu"
-    if smoke and config.dtype == "auto":
+    if smoke and config.dtype == "auto" and short:
         chosen = choose_device(config.device, "bfloat16")  # in float32 the two UNets alone take 19 GB
     full = options.full or chosen.device.type != "cpu"
     size, steps, runs = (
@@ -213,4 +214,5 @@ def _told(setting: Setting, ours: Ours) -> dict[str, Any]:
         "runs": setting.runs,
         "files": [path.name for path, _ in ours.roles()],
         "dtype": str(setting.device.dtype).removeprefix("torch."),
+        "fast": setting.config.fast,
     }

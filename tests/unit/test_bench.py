@@ -155,3 +155,15 @@ def test_wrong_options_are_refused_before_anything_is_measured(capsys: pytest.Ca
     assert "Give 1 or more" in capsys.readouterr().err
     assert cli.main(["bench", "--files", "no", "such", "files"]) == 2
     assert "There is no file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sdxl_at_its_true_size_on_a_processor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Random weights of 13 GB, bfloat16, 256x256, 2 steps: every layer of the real thing, one after the other."""
+    command = ["bench", "--full", "--device", "cpu", "--no-peer", "--json", "--data", str(tmp_path / "data")]
+    assert cli.main([*command, "--out", str(tmp_path / "tables")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    setting, (ours,) = result["setting"], result["ours"]
+    assert (setting["full_size"], setting["random_weights"], setting["dtype"]) == (True, True, "bfloat16")
+    assert (setting["size"], len(ours["steps"]), ours["switch"]) == ("256x256", 2, 1)
+    assert result["kinds_seconds"]["base"]["matrix product"] > 0
