@@ -265,7 +265,7 @@ def test_the_picture_on_the_stage_opens_large_and_has_the_same_actions(server: P
     assert page.locator("#history .tile").first.get_attribute("aria-label").startswith("two on the stage")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_on_a_phone_it_fits_and_a_swipe_goes_on(server: PageServer, visit: Visit, theme: str) -> None:
     visitor = visit(server.url, width=360, height=740, theme=theme, has_touch=True)
     page = open_history(visitor)
