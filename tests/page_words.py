@@ -86,10 +86,10 @@ def found() -> dict[str, str]:
                     keys.setdefault(key, f"fooocus/{path}:{line}")
     for key in (*PLACED, *JOINED, *_catalogue(), *_choices()):
         keys.setdefault(key, "tests/page_words.py")
-    for file in sorted(STATIC.glob("*.css")):
+    for file in sorted(STATIC.rglob("*.css")):
         for text in re.findall(r'var\(--word-[\w-]+, "([^"]+)"\)', file.read_text(encoding="utf-8")):
             keys.setdefault(text, file.name)
-    for file in sorted(STATIC.glob("*.js")):
+    for file in sorted(STATIC.rglob("*.js")):
         for text, line in _script_texts(file.read_text(encoding="utf-8")) if file.name != "words.js" else ():
             for key in _keys(text, True):
                 keys.setdefault(key, f"fooocus/ui/static/{file.name}:{line}")

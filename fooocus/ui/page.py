@@ -34,7 +34,7 @@ from fooocus.ui.panels import Panels
 from fooocus.ui.remedies import Remedies
 from fooocus.ui.restore import Restorer
 from fooocus.ui.stream import ACTIVE, View, Watcher
-from fooocus.ui.welcome import Welcome
+from fooocus.ui.welcome import Look, Welcome
 
 TITLE = "Fooocus"
 TABS: tuple[tuple[Group, str], ...] = (
@@ -77,6 +77,7 @@ class Page:
         self._remedies = remedies
         self._estimator = Estimator(config, jobs, defaults)
         self._controls: dict[str, Any] = {}
+        self._said: tuple[tuple[Look | None, str, str] | None, tuple[str, str]] = (None, ("", ""))
         self._panels = Panels(config, defaults)
         self._restorer = Restorer(config)
         self._warning: str | None = None
@@ -313,13 +314,21 @@ class Page:
         shown, since = None, 0.0
         while True:
             look, state = await self._welcome.look(), self._jobs.worker_state()
-            line = views.status(state.phase, state.reason) or welcome_views.quiet_line(look)
-            first = welcome_views.panel(look) if self._welcome.knows_models else ""
+            line, first = self._say(look, state.phase, state.reason)
             if (line, first) != shown or since >= _SIGN_OF_LIFE_SECONDS:
                 yield line, first
                 shown, since = (line, first), 0.0
             await anyio.sleep(_LOOK_AT_WORKER_SECONDS)
             since += _LOOK_AT_WORKER_SECONDS
+
+    def _say(self, look: Look | None, phase: str, reason: str) -> tuple[str, str]:
+        """Return the quiet line and the first screen; all tabs see the same look, so it is put into words once."""
+        seen, said = self._said
+        if seen is None or seen[0] is not look or seen[1:] != (phase, reason):
+            line = views.status(phase, reason) or welcome_views.quiet_line(look)
+            said = line, welcome_views.panel(look) if self._welcome.knows_models else ""
+            self._said = (look, phase, reason), said
+        return said
 
 
 def _owner(request: gr.Request) -> str:

@@ -20,6 +20,7 @@ HEAD = """
 <link rel="stylesheet" href="/ui/devices.css">
 <script src="/ui/words.js" defer></script>
 <script src="/ui/kept.js" defer></script>
+<script src="/ui/heard.js" defer></script>
 <script src="/ui/page.js" defer></script>
 <script src="/ui/pictures.js" defer></script>
 <script src="/ui/lightbox.js" defer></script>

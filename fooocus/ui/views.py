@@ -56,6 +56,7 @@ def stage(view: View, *, fetchable: bool = False) -> str:
     active = " data-active" if view.active else ""
     active += " data-skippable" if view.phase == "running" and view.pictures > 1 else ""
     active += " data-resumable" if view.phase == "paused" or (view.phase == "waiting" and view.held) else ""
+    active += f' data-pictures="{view.pictures}" data-saved="{len(view.saved)}"'  # for heard.js
     return (
         f'<section class="stage" data-phase="{view.phase}"{active} data-job="{escape(view.job)}" '
         f'data-waiting="{view.waiting}" '
@@ -146,7 +147,7 @@ def _progress(view: View) -> str:
         '<div class="progress">'
         f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{done}"><i style="width:{view.fraction * 100:.1f}%"></i></div>'
-        f'<p><span class="now" role="status">{_now(view)}</span>'
+        f'<p><span class="now">{_now(view)}</span>'
         f'<span class="count">{escape(progress_words(view))}</span></p></div>'
     )
 

@@ -107,6 +107,8 @@ class Welcome:
                     self._run.need([name])
                 case "use":
                     self._run.use(name)
+                case "place":
+                    self._run.use(name, "in place")
                 case "pause":
                     self._run.fetcher.pause()
                 case "resume":

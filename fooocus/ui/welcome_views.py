@@ -140,7 +140,10 @@ def _use(file: WantedFile) -> str:
     return (
         f'<p class="copy"><span>Found on this disk: {escape(str(file.copy))}</span>'
         f'<button type="button" data-order="use" data-name="{escape(file.entry.name)}">'
-        f"Use the copy in {escape(folder.name)}</button></p>"
+        f"Use the copy in {escape(folder.name)}</button>"
+        f'<button type="button" data-order="place" data-name="{escape(file.entry.name)}" '
+        'title="Nothing is written into the folder of models; the file must stay where it is.">'
+        "Use it where it is</button></p>"
     )
 
 

@@ -5,6 +5,8 @@ In continuous integration (``CI`` is set) a missing browser is a failure, on a p
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import queue
@@ -203,6 +205,28 @@ class Visitor:
         """Write a screenshot for people to look at."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def barriers(self, *rules: str) -> list[str]:
+        """Return what axe-core finds serious or critical for people with disabilities in the page as it stands now."""
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(_axe())
+        return list(self.page.evaluate(_BARRIERS, list(rules)))
+
+
+_BARRIERS = """async (rules) => {
+  const found = await axe.run(document, {resultTypes: ["violations"], ...(rules.length ? {runOnly: rules} : {})})
+  return found.violations
+    .filter((one) => ["serious", "critical"].includes(one.impact))
+    .flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.target.join(" ")}: ${node.failureSummary}`))
+}"""
+
+
+@functools.cache
+def _axe() -> str:
+    """Read axe-core's script out of the package that carries it."""
+    spec = importlib.util.find_spec("axe_playwright_python")
+    assert spec is not None and spec.origin is not None, "axe-playwright-python is not installed"
+    return (Path(spec.origin).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
 Visit = Callable[..., Visitor]

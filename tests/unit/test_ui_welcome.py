@@ -79,7 +79,7 @@ def test_missing_files_are_said_with_one_button() -> None:
         (look("begun"), ["fetch"], "Before the first picture"),
         (look("missing", "cancelled"), ["fetch"], "Before the first picture"),
         (look("missing", "failed", sentence="Nobody answers."), ["fetch"], "Not everything could be fetched"),
-        (look("elsewhere"), ["use"], "Before the first picture"),
+        (look("elsewhere"), ["use", "place"], "Before the first picture"),
         (dataclasses.replace(look(), offline=True), [], "Before the first picture"),
     ],
 )
@@ -176,9 +176,10 @@ def test_an_order_that_fails_says_why(tmp_path: Path) -> None:
     welcome.order(json.dumps({"do": "fetch"}))
     seen = asyncio.run(welcome.look())
     assert seen is not None and seen.offline and seen.trouble is not None and "HF_HUB_OFFLINE" in seen.trouble.sentence
-    welcome.order(json.dumps({"do": "use", "name": NAME}))
-    seen = asyncio.run(welcome.look())
-    assert seen is not None and seen.trouble is not None and "no copy" in seen.trouble.sentence
+    for order in ("use", "place"):
+        welcome.order(json.dumps({"do": order, "name": NAME}))
+        seen = asyncio.run(welcome.look())
+        assert seen is not None and seen.trouble is not None and "no copy" in seen.trouble.sentence
     run.close()
 
 

@@ -58,6 +58,14 @@
     heights.observe(desk);
   }, 50);
 
+  // The prompt waits for the first key, but not where focus would raise a keyboard of glass. (What is hidden, as the page
+  // is until all of it is there, cannot have the focus that Gradio gives it.)
+  const findPrompt = setInterval(() => {
+    if (!prompt()?.checkVisibility({ visibilityProperty: true })) return;
+    clearInterval(findPrompt);
+    if (document.activeElement === document.body && matchMedia("(hover: hover)").matches) prompt().focus();
+  }, 50);
+
   // While the job runs, a pressed thumbnail stands in the frame until it is pressed again.
   let picked = { job: "", url: "" };
   let live = ""; // what the server has put there
