@@ -112,7 +112,8 @@ class Measuring:
         warm, self._models = models == self._models, models
         work = self._counter.count(recipe)
         measured = times.taken(warm=warm)
-        if work is None or measured is None:
+        whole = times.base_count + times.refiner_count == recipe.steps  # else it was paused, and only ended here
+        if work is None or measured is None or not whole:
             return
         self._memory.add(
             Pace(

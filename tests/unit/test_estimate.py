@@ -274,6 +274,7 @@ def test_what_was_not_watched_to_its_end_is_not_remembered(tmp_path: Path, clock
     picture(1, heard, clock, first=1.0)
     measure = Measuring(memory, Counter([tiny_folder()]), lambda values: (recipe(),), "processor")
     measure.job({})(Saved(1, 1, "made before.png", 1))
+    picture(1, measure.job({}), clock, first=1.0)  # five steps of thirty: the others were done before a pause
     gone = Measuring(memory, Counter([]), lambda values: (recipe(),), "processor")
     picture(1, gone.job({}), clock, first=1.0)
     assert memory.newest() == ()
