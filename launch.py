@@ -62,9 +62,12 @@ def take_option(arguments: list[str], name: str) -> tuple[str, list[str]]:
 
 
 def program_environment(place: Place) -> dict[str, str]:
-    """Return the environment of the program: its folder importable, nobody else's, and no telemetry."""
+    """Return the environment of the program: its folder importable, nobody else's, and no telemetry.
+
+    Byte code is written in any case: the packages come without it, and compiling them anew costs seconds a start.
+    """
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "PYTHONPATH": str(place.folder),
         "PYTHONSAFEPATH": "1",
         "PYTHONUTF8": "1",

@@ -349,13 +349,14 @@ def test_program_is_started_with_its_environment(place: Place, monkeypatch: pyte
     monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
     monkeypatch.setattr(subprocess, "Popen", lambda command, env: Ended())
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     launch.hand_over(place, ["generate", "a b"])
     path, command, variables = started[0]
     assert command == [str(place.python), "-m", "fooocus", "generate", "a b"]
     assert path == str(place.python)
     expected = {"PYTHONPATH": str(place.folder), "PYTHONSAFEPATH": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     assert expected.items() <= variables.items()
-    assert "HF_HUB_OFFLINE" not in variables
+    assert "HF_HUB_OFFLINE" not in variables and "PYTHONDONTWRITEBYTECODE" not in variables
 
 
 class Ended:
