@@ -8,6 +8,8 @@ import pytest
 
 from tests.browser.conftest import PageServer, StartPage, Visit, Visitor, restart
 
+pytestmark = pytest.mark.slow  # a worker that is never idle, watched by several pages
+
 
 @pytest.fixture(scope="module")
 def server(page_server: StartPage) -> PageServer:

@@ -93,6 +93,7 @@ def test_a_link_makes_a_second_browser_the_same_person_once(app: FastAPI, joined
     phone = client(app, YOU)
     path = told["url"].removeprefix("http://192.168.1.5:7865")
     assert "Use on this device" in phone.get(path).text
+    assert phone.get(path).headers["referrer-policy"] == "same-origin", "else its form is refused as a stranger's"
     assert "Use on this device" in phone.get(path).text, "to look at it uses nothing up"
     answer = phone.post(path)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
