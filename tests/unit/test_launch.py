@@ -273,7 +273,7 @@ def test_every_package_is_pinned_with_a_reason() -> None:
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert lines
         for line in lines:
-            assert re.match(r"[A-Za-z_-]+==[0-9.]+( +# .+)?$", line), line
+            assert re.match(r"[A-Za-z0-9_-]+==[0-9.]+( +# .+)?$", line), line
 
 
 # --- what to tell
