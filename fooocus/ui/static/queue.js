@@ -178,6 +178,7 @@
       const place = waiting.indexOf(job);
       const name = job.prompt || "No prompt";
       parts.node.dataset.state = job.state;
+      parts.prompt.translate = !job.prompt; // what a person wrote is left as it is
       set(parts.prompt, name);
       set(parts.about, about(job));
       parts.grip.disabled = place < 0;
