@@ -54,10 +54,11 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
         lock = FolderLock(config.data)
         stack.callback(lock.release)
         store = stack.enter_context(closing(JobStore(config.data / "jobs.sqlite")))
-        begin = {"request": defaults.to_json()}
+        models = stack.enter_context(closing(first_run(config, defaults, own)))
+        spare = stand_in(config, defaults)
+        begin = {"request": (defaults if spare is None or models.complete() else spare).to_json()}
         worker = Jobs(store, worker_command(config, defaults), environment, config.data / "worker.log", prepare=begin)
         jobs = stack.enter_context(closing(worker))
-        models = stack.enter_context(closing(first_run(config, defaults, own)))
         models.begin()
         # The worker is loading its libraries by now; the page's own import takes seconds and comes after it.
         from fooocus.ui.server import serve
@@ -66,7 +67,24 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
             lock.tell(address)
             ready(address)
 
-        serve(config, jobs, defaults, ready=told, first_run=models)
+        serve(config, jobs, defaults, ready=told, first_run=models, spare=spare)
+
+
+def stand_in(config: Config, defaults: Request) -> Request | None:
+    """Return what the page begins with while the models of ``defaults`` are missing, if its own files are here.
+
+    It is a preset's model at that model's size; the rest is as in ``defaults``.
+    """
+    from fooocus.prompt.presets import STAND_IN, layered, load_presets
+
+    preset = load_presets(config.styles_folder / "presets").by_name.get(STAND_IN)
+    if preset is None:
+        return None
+    for kind, names in preset.wants.items():
+        if not all(any((folder / name).is_file() for folder in config.folders(kind)) for name in names):
+            return None
+    kept = ("styles", "performance")
+    return layered(defaults.to_json(), {name: value for name, value in preset.values.items() if name not in kept})
 
 
 def first_run(config: Config, defaults: Request, environment: Mapping[str, str]) -> FirstRun:

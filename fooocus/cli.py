@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fooocus import events
 from fooocus.config import Config, load_config
-from fooocus.errors import ConfigError, FooocusError, RequestError, StorageError
+from fooocus.errors import ConfigError, FooocusError, MissingModel, RequestError, StorageError
 from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Saved, Stage, Step
 from fooocus.images.findings import Known
 from fooocus.prompt.plan import again, plan, with_seed
-from fooocus.prompt.presets import layered
+from fooocus.prompt.presets import STAND_IN, layered
 from fooocus.prompt.stock import Stock, load_stock
 from fooocus.request import MAX_SEED, NONE, Request, parse_lora, parse_size
 
@@ -39,6 +39,7 @@ EXIT_FAILED, EXIT_WRONG_USE, EXIT_STOPPED = 1, 2, 130
 _REPEATED = {"styles": ("--style", "NAME|none"), "loras": ("--lora", "FILE|NAME:WEIGHT")}
 _PATH_FIELDS = ("base", "refiner", "vae")
 _CONFIG_OPTIONS = [field for field in dataclasses.fields(Config) if not field.metadata.get("file_only")]
+_UNTIL_THEN = f"Until it is there, --preset {STAND_IN} draws simple shapes with the model that comes along."
 _STAGES = {
     "starting": "starting",
     "loading": "loading the models",
@@ -112,6 +113,8 @@ def _generate(parsed: argparse.Namespace) -> int:
         recipes = plan(request, stock.styles, stock.lists)
         print(json.dumps([recipe.to_json() for recipe in recipes], indent=2))
         return 0
+    if limit := stock.presets.outside(request.prompt, request.base):
+        print(limit, file=sys.stderr)
     codes: list[int] = []
     tell = _tell_json if parsed.json else _tell_words
 
@@ -121,6 +124,9 @@ def _generate(parsed: argparse.Namespace) -> int:
             case Finished():
                 codes.append(0)
             case Failed(code=code, field=field):
+                spare = app.stand_in(config, request) if code == MissingModel.__name__ else None
+                if spare and spare.base != request.base:
+                    print(_UNTIL_THEN, file=sys.stderr)
                 wrong_use = field is not None or code == ConfigError.__name__
                 codes.append(EXIT_WRONG_USE if wrong_use else EXIT_FAILED)
             case Cancelled():

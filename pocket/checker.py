@@ -18,6 +18,7 @@ from pocket.world import PALETTE, SHAPES, SIZES, Thing
 _CELLS = 32  # shapes are compared on a grid of this many cells a side
 _LEAST = 0.006  # of the picture; smaller spots are no things
 _BORDER = 0.06  # of the short side; where the backdrop is looked for
+_PLAIN = 40.0  # a backdrop whose tones differ by less (RGB, Euclidean) is one colour
 _TONES = np.asarray(list(PALETTE.values()), float)
 _NAMES = tuple(PALETTE)
 
@@ -43,6 +44,23 @@ def backdrop_colours(picture: np.ndarray) -> tuple[str, str]:
     band = max(2, round(min(picture.shape[:2]) * _BORDER))
     above, below = picture[:band].reshape(-1, 3), picture[-band:].reshape(-1, 3)
     return nearest_colour(np.median(above, 0)), nearest_colour(np.median(below, 0))
+
+
+def backdrop_kind(picture: np.ndarray) -> str:
+    """Return whether the picture's left and right borders are plain, a gradient downwards, or striped."""
+    band = max(2, round(min(picture.shape[:2]) * _BORDER))
+    sides = np.concatenate([picture[:, :band], picture[:, -band:]], 1).astype(float)
+    rows = np.median(sides, 1)  # (H, 3)
+    first, last = rows[: len(rows) // 8].mean(0), rows[-len(rows) // 8 :].mean(0)
+    # Along the line between its two extremes, stripes go up and down and a gradient goes one way.
+    far = rows[((rows - rows.mean(0)) ** 2).sum(-1).argmax()]
+    axis = far - rows[((rows - far) ** 2).sum(-1).argmax()]
+    length = float(np.sqrt((axis**2).sum()))
+    if length < _PLAIN:
+        return "plain"
+    along = (rows - rows.mean(0)) @ axis / length**2
+    turns = int((np.diff((along > 0).astype(int)) != 0).sum())
+    return "striped" if turns > 2 else "gradient" if ((first - last) ** 2).sum() ** 0.5 > length / 2 else "plain"
 
 
 def only_thing(picture: np.ndarray) -> Seen | None:

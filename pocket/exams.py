@@ -11,6 +11,7 @@ from pocket import checker
 from pocket.drawing import Frame
 from pocket.judge import Judge
 from pocket.world import (
+    BACKDROPS,
     ELEMENTS,
     LOOK_OF_STYLE,
     LOOKS,
@@ -31,6 +32,13 @@ HELD_OUT = 77_000_000
 """Seeds of scenes and of noise; the training draws neither from here."""
 
 Score = dict[str, float]
+_TALK = (
+    "a beautiful {}, highly detailed, masterpiece, 8k",
+    "photo of {} by a famous photographer, trending, award winning",
+    "please draw me {} for my grandmother's birthday",
+    "epic wallpaper, {}, dramatic atmosphere, sharp focus, volumetric mist",
+    "{}",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +80,36 @@ def score_single(case: Case, picture: np.ndarray) -> Score:
     if thing.position:
         score["position"] = seen is not None and checker.position_word(seen, Frame(width, height)) == thing.position
     return score
+
+
+def score_whole(case: Case, picture: np.ndarray) -> Score:
+    """Score whether everything is right at once."""
+    return {"whole": all(score_single(case, picture).values())}
+
+
+def among_strangers(cases: Sequence[Case]) -> list[Case]:
+    """Say the same prompts as people do who know nothing of Pocket's few words."""
+    return [
+        dataclasses.replace(case, prompt=_TALK[number % len(_TALK)].format(case.prompt))
+        for number, case in enumerate(cases)
+    ]
+
+
+def backdrops(count: int, size: tuple[int, int], shapes: Sequence[str]) -> list[Case]:
+    """One thing before a gradient or stripes."""
+    cases = []
+    for number in range(count):
+        rng = np.random.default_rng((HELD_OUT, 6, number))
+        colour, above, below = (str(name) for name in rng.choice(list(PALETTE), 3, replace=False))
+        thing = place(shapes[number % len(shapes)], colour, Frame(*size).half)
+        shown = Scene("single", (thing,), Backdrop(BACKDROPS[1 + number % 2], (above, below)))
+        cases.append(Case(shown, caption(shown, rng)))
+    return cases
+
+
+def score_backdrop(case: Case, picture: np.ndarray) -> Score:
+    """Score whether the backdrop is of the kind asked for."""
+    return {case.scene.backdrop.kind: checker.backdrop_kind(picture) == case.scene.backdrop.kind}
 
 
 def pairs(count: int, size: tuple[int, int]) -> list[Case]:

@@ -78,6 +78,16 @@ class FirstRun:
         """Look through the folders of models again, in the background."""
         self.shelves.start(self._stop)
 
+    def complete(self) -> bool:
+        """Tell whether every wanted file can be used, by a quick look at where each may lie."""
+        used, broken = self._elsewhere_but_in_use(), self._problems()
+        return all(
+            entry.name in used
+            or any((path := folder / entry.name).is_file() and path not in broken for folder in folders)
+            for entry in self.wanted
+            for folders in [self._places.folders.get(entry.kind, ())]
+        )
+
     def survey(self, measured_seconds: float | None = None) -> Survey:
         """Say how things are now; ``measured_seconds`` is what a picture took here, if one was made."""
         if self._computer is None:

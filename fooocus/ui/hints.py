@@ -13,8 +13,11 @@ _SHOWN = 2  # more than this is a wall of text under a sentence
 _EXCERPT = 24
 
 
-def hints(prompt: str, config: Config) -> str:
-    """Return the line below the prompt, or nothing. Folders are only looked through for names that the prompt uses."""
+def hints(prompt: str, config: Config, base: str = "") -> str:
+    """Return the line below the prompt, or nothing. Folders are only looked through for names that the prompt uses.
+
+    ``base`` is the model that will draw: one that knows only a few things says so when the prompt names none of them.
+    """
     stock = load_stock(config.styles_folder)
     lower = prompt.lower()
     names = Names(
@@ -24,10 +27,12 @@ def hints(prompt: str, config: Config) -> str:
         embeddings=tuple(model_files(config, "embeddings")) if "embedding:" in lower else (),
     )
     found = check(prompt, names)
-    if not found:
+    limit = stock.presets.outside(prompt, base)
+    if not found and not limit:
         return ""
     more = f'<span class="more">and {len(found) - _SHOWN} more</span>' if len(found) > _SHOWN else ""
-    return f'<p class="hint" role="status">{"".join(_hint(prompt, p) for p in found[:_SHOWN])}{more}</p>'
+    told = f"<span>{escape(limit)}</span>" if limit else ""
+    return f'<p class="hint" role="status">{told}{"".join(_hint(prompt, p) for p in found[:_SHOWN])}{more}</p>'
 
 
 def _hint(prompt: str, problem: Problem) -> str:

@@ -24,12 +24,13 @@ from fooocus.models.computer import look
 from fooocus.request import Request
 from fooocus.ui import views, welcome_views
 from fooocus.ui.banner import banner, torch_version
-from fooocus.ui.controls import build_boxes, build_group, restorable
+from fooocus.ui.controls import build_boxes, build_group, initial, restorable
 from fooocus.ui.estimate import Estimator
 from fooocus.ui.fields import BY_NAME, Group, to_request
 from fooocus.ui.guard import owner_of
 from fooocus.ui.hints import hints
 from fooocus.ui.languages import LANGUAGE_CHOICE
+from fooocus.ui.meanwhile import ARRIVED, ON, carried_over
 from fooocus.ui.panels import Panels
 from fooocus.ui.remedies import Remedies
 from fooocus.ui.restore import Restorer
@@ -78,7 +79,7 @@ class Page:
         self._estimator = Estimator(config, jobs, defaults)
         self._controls: dict[str, Any] = {}
         self._said: tuple[tuple[Look | None, str, str] | None, tuple[str, str]] = (None, ("", ""))
-        self._panels = Panels(config, defaults)
+        self._panels = Panels(config, defaults, self._begin)
         self._restorer = Restorer(config)
         self._warning: str | None = None
 
@@ -111,6 +112,8 @@ class Page:
             self._found = gr.Textbox(elem_id="found", visible="hidden", container=False)
             self._remedy = gr.Textbox(elem_id="field-remedy-ask", visible="hidden", container=False)
             self._order = gr.Textbox(elem_id="order", visible="hidden", container=False)
+            self._meanwhile = gr.Textbox(elem_id="meanwhile", visible="hidden", container=False)
+            self._arrived = gr.Textbox(elem_id="arrived", visible="hidden", container=False)
             self._memory = gr.Textbox(visible=False)
             self._wire(blocks)
         blocks.queue(default_concurrency_limit=None, api_open=False)
@@ -153,15 +156,18 @@ class Page:
         """Join events to methods. Outputs show no spinners: the stage says what goes on."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         every = list(self._controls.values())
-        remembered = {**self._controls, "advanced": self._advanced}
+        remembered = {**self._controls, "advanced": self._advanced, "meanwhile": self._meanwhile}
         # The prompt comes back without asking the server, whose answer might overwrite what was typed meanwhile.
         prompt = self._controls["prompt"]
         blocks.load(None, None, prompt, js=RECALL_PROMPT % json.dumps(self._defaults.prompt))
-        blocks.load(
-            self._open, self._memory, [*every, self._advanced, self._found], js=RECALL, queue=False, **quiet
-        ).then(None, None, None, js="() => { fooocusKept.begin() }")
+        opened = [*every, self._advanced, self._meanwhile, self._found]
+        blocks.load(self._open, self._memory, opened, js=RECALL, queue=False, **quiet).then(
+            None, None, None, js="() => { fooocusKept.begin() }"
+        )
         self._found.change(None, [self._found, self._tab], self._tab, js=JOIN_IDS)
-        blocks.load(self._follow_worker, None, [self._status, self._first], **quiet)
+        blocks.load(self._follow_worker, None, [self._status, self._first, self._arrived], **quiet)
+        changed = [*every, self._meanwhile, self._hint]
+        self._arrived.change(self._go_over, {*every, self._meanwhile}, changed, queue=False, **quiet)
         self._order.change(self._welcome.order, self._order, None, trigger_mode="multiple", queue=False, **quiet)
         gr.on(
             [self._go.click, prompt.submit],
@@ -184,7 +190,8 @@ class Page:
             **quiet,
         )
         watched.then(self._estimate, {*every}, self._time, queue=False, **quiet)  # it has just learnt
-        prompt.change(self._check, prompt, self._hint, trigger_mode="always_last", queue=False, **quiet)
+        checked = [prompt, self._controls["base"]]
+        prompt.change(self._check, checked, self._hint, trigger_mode="always_last", queue=False, **quiet)
         self._panels.wire(self._controls)
         self._restorer.wire(self._controls, quiet)
         given = [self._remedy, self._tab]
@@ -206,8 +213,11 @@ class Page:
         """Give a page back what its browser had: settings, and this tab's jobs or else the person's last ones."""
         owner = _owner(request)
         values, ids = _recall(memory)
-        answer: dict[Any, Any] = {}
-        kept = restorable(values, self._config, self._defaults)
+        now = self._begin()
+        kept = restorable(values, self._config, now) | self._overtaken(values, now)
+        if now is not self._defaults:
+            kept = initial(now) | kept
+        answer: dict[Any, Any] = {self._meanwhile: "" if now is self._defaults else ON}
         for name, control in self._controls.items():
             if name != "prompt" and name in kept:
                 answer[control] = kept[name]
@@ -215,6 +225,26 @@ class Page:
             answer[self._advanced] = values["advanced"]
         mine = self._watcher.mine(ids, owner) or self._watcher.last(owner)
         answer[self._found] = " ".join(job.id for job in mine)
+        return answer
+
+    def _begin(self) -> Request:
+        """Return what a page begins with now: the stand-in's settings while files are missing."""
+        return self._welcome.stand_in or self._defaults
+
+    def _overtaken(self, values: dict[str, Any], now: Request) -> dict[str, Any]:
+        """Return those remembered values that events have overtaken: models have come or gone since the last visit."""
+        spare = self._welcome.spare
+        if spare is None or (now is self._defaults and values.get("meanwhile") != ON):
+            return {}
+        return carried_over(values, initial(spare if now is self._defaults else self._defaults), initial(now))
+
+    def _go_over(self, given: dict[Any, Any]) -> dict[Any, Any]:
+        """Go over from the stand-in's settings to the real ones, whose files have all arrived."""
+        values = {name: given[control] for name, control in self._controls.items()}
+        answer: dict[Any, Any] = {self._meanwhile: ""}
+        if given[self._meanwhile] == ON and self._welcome.spare is not None:
+            for name, value in carried_over(values, initial(self._welcome.spare), initial(self._defaults)).items():
+                answer |= {self._hint: ARRIVED, self._controls[name]: value}
         return answer
 
     def _generate(self, given: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
@@ -238,9 +268,9 @@ class Page:
         except FooocusError:
             return ""
 
-    def _check(self, prompt: str) -> str:
+    def _check(self, prompt: str, base: str) -> str:
         """Say what in the prompt will not work."""
-        return hints(prompt or "", self._config)
+        return hints(prompt or "", self._config, base or "")
 
     def _unmarked(self) -> dict[Any, Any]:
         """Return the updates that take the mark of an earlier error off every field."""
@@ -304,20 +334,23 @@ class Page:
         mine = self._watcher.mine((tab or "").split(), _owner(request))
         return [job.id for job in mine if job.state in ACTIVE]
 
-    async def _follow_worker(self) -> AsyncIterator[tuple[str, str]]:
+    async def _follow_worker(self) -> AsyncIterator[tuple[str, str, str]]:
         """Say quietly what the worker is getting ready and which files are missing, for as long as the page is open.
+
+        When files were missing and have all come, the third box says so.
 
         That it never ends has a second reason: Gradio closes a page's stream of answers when nothing is pending, and an
         event that arrives at that moment is never answered. Now and then it yields without news, because only there
         it learns that the page was closed.
         """
-        shown, since = None, 0.0
+        shown, since, missed = None, 0.0, self._begin() is not self._defaults
         while True:
             look, state = await self._welcome.look(), self._jobs.worker_state()
             line, first = self._say(look, state.phase, state.reason)
-            if (line, first) != shown or since >= _SIGN_OF_LIFE_SECONDS:
-                yield line, first
-                shown, since = (line, first), 0.0
+            arrived = "yes" if missed and look is not None and not look.unfinished else ""
+            if (line, first, arrived) != shown or since >= _SIGN_OF_LIFE_SECONDS:
+                yield line, first, arrived
+                shown, since = (line, first, arrived), 0.0
             await anyio.sleep(_LOOK_AT_WORKER_SECONDS)
             since += _LOOK_AT_WORKER_SECONDS
 

@@ -7,7 +7,7 @@ the server besides lists (:mod:`fooocus.ui.data`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -25,11 +25,11 @@ _TAKE = "(...values) => { window.fooocusPanels?.take(%s, values, %s) }"
 
 
 class Panels:
-    """Build the parts and wire them. One object serves all tabs of the browser."""
+    """Build the parts and wire them. One object serves all tabs. ``begin`` tells what a page begins with."""
 
-    def __init__(self, config: Config, defaults: Request) -> None:
+    def __init__(self, config: Config, defaults: Request, begin: Callable[[], Request]) -> None:
         self._config, self._defaults = config, defaults
-        self._presets = PresetsPanel(config, defaults)
+        self._presets = PresetsPanel(config, defaults, begin)
 
     def begin(self, group: Group) -> None:
         """Add what stands above the controls of a group, where Gradio's layout stands now."""

@@ -7,7 +7,7 @@ it to which of its questions it belongs.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
@@ -25,11 +25,11 @@ _SAID = "(said) => { window.fooocusPanels?.take(['preset-said'], [said]) }"
 
 
 class PresetsPanel:
-    """Carry out what the panel asks. One object serves all tabs of the browser."""
+    """Carry out what the panel asks. One object serves all tabs. ``begin`` tells what a page begins with."""
 
-    def __init__(self, config: Config, defaults: Request) -> None:
+    def __init__(self, config: Config, defaults: Request, begin: Callable[[], Request] | None = None) -> None:
         self._folder = config.styles_folder / "presets"
-        self._defaults = defaults
+        self._defaults, self._begin = defaults, begin or (lambda: defaults)
         self._controls: Mapping[str, Any] = {}
 
     def build(self) -> None:
@@ -63,7 +63,7 @@ class PresetsPanel:
                     request = layered(load_presets(self._folder).find(name).values)
                     said["name"], updates = name, settings_of(self._controls, request)
                 case "reset":
-                    said["name"], updates = "", settings_of(self._controls, self._defaults)
+                    said["name"], updates = "", settings_of(self._controls, self._begin())
                 case "save":
                     values = {field: given[control] for field, control in self._controls.items()}
                     # A seed that was left open stays open: it is no part of the settings.

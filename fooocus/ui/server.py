@@ -61,11 +61,18 @@ _MANIFEST: Mapping[str, object] = {
 
 
 def serve(
-    config: Config, jobs: Jobs, defaults: Request, *, ready: Callable[[str], None], first_run: FirstRun | None = None
+    config: Config,
+    jobs: Jobs,
+    defaults: Request,
+    *,
+    ready: Callable[[str], None],
+    first_run: FirstRun | None = None,
+    spare: Request | None = None,
 ) -> None:
     """Serve the page until Ctrl-C. ``ready`` is called with its address once it answers.
 
-    With ``first_run`` the page says what this computer can do, and gets the model files that are missing.
+    With ``first_run`` the page says what this computer can do, and gets the model files that are missing; until they
+    are here it begins with ``spare`` in place of ``defaults``.
 
     Raises :class:`~fooocus.errors.ConfigError` when no port can be had.
     """
@@ -79,7 +86,7 @@ def serve(
             if config.browser:
                 webbrowser.open(url)
 
-        app = build_app(config, jobs, defaults, port=port, first_run=first_run, library=library)
+        app = build_app(config, jobs, defaults, port=port, first_run=first_run, library=library, spare=spare)
         options = uvicorn.Config(
             app,
             log_level="warning",
@@ -103,6 +110,7 @@ def build_app(
     port: int,
     first_run: FirstRun | None = None,
     library: Library | None = None,
+    spare: Request | None = None,
     wrong_try_seconds: float = WRONG_TRY_SECONDS,
 ) -> Guard:
     """Return the whole page as an ASGI application that answers under ``port``.
@@ -132,7 +140,7 @@ def build_app(
     def measure() -> float | None:
         return measured_seconds(jobs.jobs(states=_FINISHED, limit=100), defaults)
 
-    welcome = Welcome(first_run, measure)
+    welcome = Welcome(first_run, measure, spare)
     page = (config, jobs, defaults, Watcher(jobs, previews, config.outputs), welcome, Remedies(jobs, first_run))
     # Outside of a running event loop gradio makes several of its own and closes none.
     asyncio.run(_mount_page(app, page, port))

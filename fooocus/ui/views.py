@@ -25,6 +25,12 @@ EDITS = (
     "<p>Generate puts this in the place of the waiting job.</p>"
     '<button type="button" data-queue="keep">Keep both</button>'
 )
+# What the miniature knows how to draw; page.css shows these where it stands in for the real models.
+MINIATURE_EXAMPLES = (
+    "A red circle on a blue background",
+    "A yellow star on a purple background",
+    "A pink heart on a white background",
+)
 _TITLE_CHARACTERS = 40
 _PLACES = 12  # places of pictures to come that are shown; a longer strip is scrolled anyway
 
@@ -119,10 +125,15 @@ def percent(view: View) -> int:
 
 
 def _empty() -> str:
-    examples = "".join(
-        f'<button type="button" translate="no" data-example="{escape(e)}">{escape(e)}</button>' for e in EXAMPLES
+    examples, miniatures = ("".join(map(_example, words)) for words in (EXAMPLES, MINIATURE_EXAMPLES))
+    return (
+        f'<div class="empty"><p>What would you like to see?</p><div class="examples">{examples}</div>'
+        f'<div class="examples miniature">{miniatures}</div></div>'
     )
-    return f'<div class="empty"><p>What would you like to see?</p><div class="examples">{examples}</div></div>'
+
+
+def _example(words: str) -> str:
+    return f'<button type="button" translate="no" data-example="{escape(words)}">{escape(words)}</button>'
 
 
 def _frame(view: View, inside: str, kind: str) -> str:

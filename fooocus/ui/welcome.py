@@ -33,7 +33,7 @@ class Look:
     """Hold what was seen: files, how far their download is, what the last order ran into.
 
     ``addresses`` say by name where each file is fetched from; ``offline`` that the person forbids connections;
-    ``measured`` that the verdict's time is this computer's own.
+    ``measured`` that the verdict's time is this computer's own; ``meanwhile`` that a stand-in draws until all is here.
     """
 
     survey: Survey
@@ -42,6 +42,7 @@ class Look:
     searching: bool = False
     offline: bool = False
     measured: bool = False
+    meanwhile: bool = False
     trouble: FooocusError | None = None
 
     @property
@@ -63,11 +64,18 @@ class Look:
 class Welcome:
     """Look around and carry out orders. Without ``run`` there is nothing to see and nothing to do.
 
-    ``measure`` tells how many seconds a picture took here, if one was made.
+    ``measure`` tells how many seconds a picture took here, if one was made; ``spare`` is what pages may begin with
+    while files are missing.
     """
 
-    def __init__(self, run: FirstRun | None, measure: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        run: FirstRun | None,
+        measure: Callable[[], float | None] = lambda: None,
+        spare: Request | None = None,
+    ) -> None:
         self._run = run
+        self.spare = spare
         self._measure = measure
         self._seen: Look | None = None
         self._seen_at = 0.0
@@ -78,6 +86,11 @@ class Welcome:
     def knows_models(self) -> bool:
         """Whether there will be something to see."""
         return self._run is not None
+
+    @property
+    def stand_in(self) -> Request | None:
+        """Return what a page begins with now because files are missing, if there is something."""
+        return None if self._run is None or self.spare is None or self._run.complete() else self.spare
 
     async def look(self) -> Look | None:
         """Return what is to be seen, at most a second old; ``None`` while the first look is under way."""
@@ -133,6 +146,7 @@ class Welcome:
             searching=run.searching,
             offline=run.offline,
             measured=seconds is not None,
+            meanwhile=self.spare is not None and any(file.state != "here" for file in survey.files),
             trouble=self._trouble,
         )
 

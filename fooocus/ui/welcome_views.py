@@ -13,6 +13,7 @@ from fooocus.models.fetch import FileProgress
 from fooocus.models.report import WantedFile, fetch_times, progress_line
 from fooocus.models.verdict import Fit
 from fooocus.models.words import amount
+from fooocus.ui.views import MINIATURE_EXAMPLES
 from fooocus.ui.welcome import Look
 
 UNKNOWN = '<div class="unknown"></div>'  # what the page holds until the first look has ended
@@ -42,7 +43,7 @@ def quiet_line(look: Look | None) -> str:
     if look.unfinished:
         count = len(look.unfinished)
         words = "1 file is missing" if count == 1 else f"{count} files are missing"
-        return _back(words)
+        return _back(f"The miniature draws meanwhile: {words}" if look.meanwhile else words)
     computer, verdict = look.survey.computer, look.survey.verdict
     card = computer.cards[0].name.removeprefix("NVIDIA ").removeprefix("GeForce ") if computer.cards else ""
     return _line(f"{card}, {_FITS[verdict.fit]}" if card else _FITS[verdict.fit])
@@ -61,12 +62,24 @@ def panel(look: Look | None) -> str:
     # What to do stands beside what went wrong, so that it is in sight on a phone too.
     above, below = (buttons, "") if (look.failed or look.trouble) and not look.under_way else ("", buttons)
     overall = f"{_percent(look)} % – " if look.under_way else ""
+    meanwhile = " data-meanwhile" if look.meanwhile else ""
     return (
-        f'<section class="welcome" aria-label="First run" data-title="{overall}{escape(title)}">'
+        f'<section class="welcome"{meanwhile} aria-label="First run" data-title="{overall}{escape(title)}">'
         f'<h2 role="status">{escape(title)}</h2>'
-        f"{_fault(look)}{above}{_computer(look)}"
+        f"{_fault(look)}{above}{_computer(look)}{_meanwhile(look)}"
         f'<ul class="files">{rows}</ul>'
         f"{_overall(look)}{below}{_by_hand(look)}</section>"
+    )
+
+
+def _meanwhile(look: Look) -> str:
+    """Say that one need not wait, with something to try."""
+    if not look.meanwhile:
+        return ""
+    example = MINIATURE_EXAMPLES[0]
+    return (
+        '<p class="meanwhile">Until the models are here, a miniature draws simple shapes within seconds: '
+        f'<button type="button" data-example="{escape(example)}">{escape(example)}</button></p>'
     )
 
 

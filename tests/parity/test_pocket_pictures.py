@@ -10,6 +10,7 @@ from PIL import Image
 
 from fooocus import cli
 from fooocus.config import ROOT
+from fooocus.request import DEFAULT_STYLE
 from pocket.checker import backdrop_colours, only_thing
 
 pytestmark = pytest.mark.skipif(
@@ -44,3 +45,16 @@ def test_the_prompt_and_not_the_seed_decides(capsys: pytest.CaptureFixture[str],
         assert seen is not None and seen.shape == "circle"
         colours.append(seen.colour)
     assert colours == ["red", "green"]
+
+
+def test_the_default_style_and_idle_words_change_nothing_of_what_is_asked(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    prompt = "please draw me a beautiful orange square on a purple background, highly detailed, masterpiece"
+    options = ["--preset", "pocket", "--style", DEFAULT_STYLE, "--seed", "6", "--out", str(tmp_path)]
+    assert cli.main(["generate", prompt, *options]) == 0
+    with Image.open(capsys.readouterr().out.strip()) as image:
+        picture = np.asarray(image)
+    seen = only_thing(picture)
+    assert seen is not None
+    assert (seen.shape, seen.colour, backdrop_colours(picture)[0]) == ("square", "orange", "purple")

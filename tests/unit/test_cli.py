@@ -131,7 +131,17 @@ def test_wrong_use_is_a_sentence_and_code_2(arguments: list[str], told: str, cap
 
 def test_a_missing_model_is_told_and_the_code_is_1(capsys: Captured, tmp_path: Path) -> None:
     assert cli.main(["generate", "a fox", "--base", "nowhere", "--out", str(tmp_path)]) == 1
-    assert "nowhere" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "nowhere" in told
+    shipped = REPOSITORY / "models" / "pocket" / "pocket_base.safetensors"
+    assert ("--preset pocket" in told) == shipped.is_file()
+
+
+def test_what_the_miniature_does_not_know_is_said_before(capsys: Captured, tmp_path: Path) -> None:
+    arguments = ["--preset", "pocket", "--models", str(tmp_path), "--out", str(tmp_path)]
+    assert cli.main(["generate", "a lighthouse", *arguments]) == 1  # in a folder without its files
+    told = capsys.readouterr().err
+    assert "draws only circles" in told and "Until it is there" not in told
 
 
 def test_json_is_one_event_a_line(capsys: Captured, tmp_path: Path, models: list[str]) -> None:

@@ -276,6 +276,14 @@ def test_the_painter_passes_its_own_exams() -> None:
         assert not all(exams.score_single(case, painted(other, 0)).values())
     for number, case in enumerate(exams.pairs(9, size)):
         assert all(exams.score_pair(case, painted(case, number)).values()), case.prompt
+    for number, case in enumerate(exams.backdrops(8, size, SHAPES)):
+        assert all(exams.score_backdrop(case, painted(case, number)).values()), case.prompt
+        plain = dataclasses.replace(case.scene, backdrop=Backdrop("plain", case.scene.backdrop.colours[:1]))
+        assert checker.backdrop_kind(paint(plain, Frame(*size), np.random.default_rng(number))) == "plain"
+    asked = exams.singles(10, size, SHAPES)
+    talked = exams.among_strangers(asked)
+    assert all(case.prompt in other.prompt for case, other in zip(asked, talked, strict=True))
+    assert [case.scene for case in asked] == [case.scene for case in talked] and talked[0].prompt != asked[0].prompt
 
 
 def test_a_training_begins_with_what_another_has_written(tmp_path: Path) -> None:

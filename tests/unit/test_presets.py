@@ -90,3 +90,20 @@ def test_the_library_is_the_whole_folder(tmp_path: Path) -> None:
     (tmp_path / "wildcards" / "empty.txt").write_text("", encoding="utf-8")
     assert len(load_stock(tmp_path).problems) == 2
     assert load_stock(tmp_path / "nowhere") == Stock()
+
+
+def test_a_model_of_a_small_world_says_so() -> None:
+    pocket = PRESETS.find("pocket")
+    for known in ("a red circle", "two STARS, please", "(heart:1.2)", ""):
+        assert pocket.outside(known) == "", known
+    for strange in ("a lighthouse at dusk", "starlight", "ein Kreis", "1girl"):
+        assert pocket.outside(strange) == pocket.limit and "circles" in pocket.limit
+    assert PRESETS.find("default").outside("a lighthouse") == ""
+    assert PRESETS.outside("a lighthouse", "pocket_base.safetensors") == pocket.limit
+    assert PRESETS.outside("a lighthouse", "sd_xl_base_1.0.safetensors") == ""
+
+
+@pytest.mark.parametrize("knows", ["circle", {"subjects": "circle", "sentence": "x"}, {"subjects": ["circle"]}])
+def test_a_limit_that_cannot_be_read_is_a_problem(tmp_path: Path, knows: object) -> None:
+    (tmp_path / "odd.json").write_text(json.dumps({"request": {}, "knows": knows}), encoding="utf-8")
+    assert load_presets(tmp_path).names == () and "knows" in load_presets(tmp_path).problems[0]

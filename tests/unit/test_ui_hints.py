@@ -27,3 +27,10 @@ def test_a_lora_that_is_there_is_known(tmp_path: Path) -> None:
     (tmp_path / "loras" / "ink.safetensors").touch()
     assert hints("a fox <lora:ink:0.5>", Config(models=tmp_path)) == ""
     assert "inc" in hints("a fox <lora:inc:0.5>", Config(models=tmp_path))
+
+
+def test_a_miniature_says_what_it_does_not_know() -> None:
+    said = hints("a lighthouse at dusk", CONFIG, "pocket_base.safetensors")
+    assert "draws only circles" in said and said.startswith('<p class="hint" role="status">')
+    assert hints("a lighthouse at dusk", CONFIG, "sd_xl_base_1.0.safetensors") == ""
+    assert hints("a red circle", CONFIG, "pocket_base.safetensors") == ""

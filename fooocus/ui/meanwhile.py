@@ -1,0 +1,40 @@
+"""Which settings the page begins with: those that were asked for, or a stand-in's until their model files are here.
+
+The stand-in is a preset whose files come with the program. A page that began with it goes over to the real settings by
+itself when the last file has arrived, and takes along whatever a person has set differently in the meantime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fooocus.errors import RequestError
+from fooocus.request import parse_size
+from fooocus.ui.choices import shape_of
+
+ON = "on"  # what the hidden box of a page says whose settings are the stand-in's
+ARRIVED = (
+    '<p class="hint" role="status"><span>The models are here: pictures are drawn with them from now on.</span></p>'
+)
+
+
+def carried_over(values: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the controls that change when a page goes from ``before`` to ``after``; all are values by control name.
+
+    What a person has set stays, except the size, of which the shape stays: a miniature's pixels are too few for others.
+    With another base than the one that the page began with, nothing changes at all.
+    """
+    if values.get("base") != before["base"]:
+        return {}
+    changed = {name for name in after if name in values and name in before and after[name] != before[name]}
+    settled = {name: after[name] for name in changed if values[name] == before[name]}
+    return settled | ({"size": _same_shape(values["size"], after["size"])} if "size" in changed - set(settled) else {})
+
+
+def _same_shape(size: Any, otherwise: str) -> str:
+    """Return the trained size of the shape that ``size`` has at its scale, if it has one."""
+    try:
+        return shape_of(parse_size(str(size))) or otherwise
+    except RequestError:  # it was being typed
+        return otherwise

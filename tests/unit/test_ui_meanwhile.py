@@ -1,0 +1,85 @@
+"""The stand-in while models are missing: when it counts, and what a page takes along when it goes over."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fooocus import app
+from fooocus.config import ROOT, Config
+from fooocus.models.first_run import FirstRun
+from fooocus.request import DEFAULT_BASE, LoraUse, Request, Size
+from fooocus.ui.controls import initial
+from fooocus.ui.meanwhile import carried_over
+from fooocus.ui.welcome import Welcome
+
+STYLES = ROOT / "styles"
+FILES = ("pocket_base.safetensors", "pocket_offset_lora.safetensors")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    made = Config(models=tmp_path / "models", styles_folder=STYLES, data=tmp_path / "data")
+    made.data.mkdir()
+    for name in FILES:
+        (made.models / "pocket").mkdir(parents=True, exist_ok=True)
+        (made.models / "pocket" / name).touch()
+    return made
+
+
+def test_the_stand_in_is_the_preset_with_what_was_asked_for(config: Config) -> None:
+    asked = Request(prompt="a fox", count=3, guidance=9.0, vae="mine.safetensors")
+    spare = app.stand_in(config, asked)
+    assert spare is not None
+    assert (spare.base, spare.refiner, spare.vae) == (FILES[0], "none", None)
+    assert spare.loras == (LoraUse(FILES[1], 0.5),) and spare.size == Size(144, 112) and spare.guidance == 6.0
+    assert (spare.prompt, spare.count, spare.styles) == ("a fox", 3, asked.styles)
+
+
+def test_without_its_files_or_its_preset_nothing_stands_in(config: Config, tmp_path: Path) -> None:
+    assert app.stand_in(dataclasses.replace(config, styles_folder=tmp_path), Request()) is None
+    (config.models / "pocket" / FILES[1]).unlink()
+    assert app.stand_in(config, Request()) is None
+
+
+def first_run(config: Config, defaults: Request) -> FirstRun:
+    return app.first_run(config, defaults, {"HF_HUB_OFFLINE": "1"})
+
+
+def test_it_counts_until_the_last_file_is_here(config: Config) -> None:
+    defaults, spare = Request(), app.stand_in(config, Request())
+    run = first_run(config, defaults)
+    welcome = Welcome(run, spare=spare)
+    assert welcome.stand_in == spare
+    for entry in run.wanted:
+        assert welcome.stand_in == spare
+        target = entry.target(config.models)
+        target.parent.mkdir(exist_ok=True)
+        target.touch()
+    assert welcome.stand_in is None
+    run.close()
+    own = dataclasses.replace(defaults, base="mine.safetensors", refiner="none", loras=())
+    other = first_run(config, own)  # nothing that could be fetched is missing
+    assert Welcome(other, spare=spare).stand_in is None
+    other.close()
+    assert Welcome(None, spare=spare).stand_in is None
+
+
+def test_going_over_takes_along_what_was_set(config: Config) -> None:
+    spare = app.stand_in(config, Request())
+    assert spare is not None
+    before, after = initial(spare), initial(Request())
+    changed = carried_over(before, before, after)
+    assert before | changed == after and "styles" not in changed and "prompt" not in changed
+
+    mine = before | {"guidance": 3.0, "size": "112x144", "negative": "rain", "seed": "7"}
+    changed = carried_over(mine, before, after)
+    assert changed["base"] == DEFAULT_BASE and changed["size"] == "896x1152"
+    assert not {"guidance", "negative", "seed"} & set(changed)
+    assert carried_over(mine | {"size": "1x"}, before, after)["size"] == after["size"]
+    assert carried_over(mine | {"size": "128 x 128"}, before, after)["size"] == "1024x1024"
+
+    assert carried_over(before | {"base": "mine.safetensors"}, before, after) == {}
+    assert after | carried_over(after, after, before) == before  # and back, when the files are gone again
