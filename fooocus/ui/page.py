@@ -241,7 +241,8 @@ class Page:
     def _go_over(self, given: dict[Any, Any]) -> dict[Any, Any]:
         """Go over from the stand-in's settings to the real ones, whose files have all arrived."""
         values = {name: given[control] for name, control in self._controls.items()}
-        answer: dict[Any, Any] = {self._meanwhile: ""}
+        # The mark stays until the page is opened again: should the browser keep only a part of this, it is made up for.
+        answer: dict[Any, Any] = {self._meanwhile: given[self._meanwhile]}
         if given[self._meanwhile] == ON and self._welcome.spare is not None:
             for name, value in carried_over(values, initial(self._welcome.spare), initial(self._defaults)).items():
                 answer |= {self._hint: ARRIVED, self._controls[name]: value}
