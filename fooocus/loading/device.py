@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fooocus.errors import ConfigError
+from fooocus.loading.lanes import CudaLane, Lane, PlainLane
 from fooocus.memory.cards import against_half
 
 # Capabilities of NVIDIA's cards for data centres (A100, H100 and H200, B200 and B300): there bfloat16 is as fast as
@@ -41,7 +42,22 @@ class Device:
         if self.device.type == "xpu":
             held = torch.xpu.memory_reserved(self.device) - torch.xpu.memory_allocated(self.device)
             return torch.xpu.mem_get_info(self.device)[0] + held
+        if self.device.type == "mps":
+            # Memory is common; the driver recommends how much of it may be used for graphics.
+            return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
         return None
+
+    def total_bytes(self) -> int:
+        """Return the size of the graphics card's memory; 0 where nobody can tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[1]
+        if self.device.type == "xpu":
+            return torch.xpu.mem_get_info(self.device)[1]
+        return torch.mps.recommended_max_memory() if self.device.type == "mps" else 0
+
+    def lane(self) -> Lane:
+        """Return a way for weights to travel to the device while it works."""
+        return CudaLane(self.device) if self.device.type == "cuda" else PlainLane(self.device)
 
     def take(self, module: nn.Module) -> None:
         """Copy a network to the device. Raises torch's own out-of-memory error; then part of it may be there."""
@@ -59,7 +75,9 @@ class Device:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Tell a full device from other faults; Metal has no error class of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+    # The processor's allocator speaks of itself, in one way on Linux and in another on Windows.
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
 
 
 def choose_device(device: str = "auto", dtype: str = "auto", *, short_numbers: bool = True) -> Device:

@@ -7,6 +7,7 @@ bits. What is added to a parameter now is noted in ``Network.patches``; only par
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,16 @@ from fooocus.loading.lora_file import Lora, read_lora
 from fooocus.loading.lora_names import locate, module_table
 from fooocus.loading.network import Network
 
-__all__ = ["Lora", "LoraReport", "LoraTarget", "apply_loras", "lora_targets", "match_loras", "read_lora"]
+__all__ = [
+    "Lora",
+    "LoraReport",
+    "LoraTarget",
+    "apply_loras",
+    "lora_sums",
+    "lora_targets",
+    "match_loras",
+    "read_lora",
+]
 
 _PATCHABLE = ("unet", "text_l", "text_g")
 _BIAS_PARTS = ("diff_b", "b_norm")
@@ -86,6 +96,7 @@ def apply_loras(
     *,
     targets: Mapping[str, LoraTarget] | None = None,
     check: Callable[[], object] = lambda: None,
+    on: torch.device | None = None,
 ) -> list[LoraReport]:
     """Make every parameter original + sum of weight * delta over ``loras``, in their order; [] restores everything.
 
@@ -96,8 +107,9 @@ def apply_loras(
     :class:`fooocus.errors.IncompatibleLora` if no module of a LoRA is in the networks or one has another shape, and
     :class:`fooocus.errors.UnreadableModel` if a tensor to be added holds NaN or infinity.
 
-    Sums are made in float32 on the parameter's own device and rounded once to the parameter's dtype. Time and traffic
-    are one read of the originals of the parameters that change; memory beyond them is one parameter in float32.
+    Sums are made in float32 on the parameter's own device, or on the device ``on``, and rounded once to the parameter's
+    dtype. Time and traffic are one read of the originals of the parameters that change; memory beyond them is one
+    parameter in float32.
     """
     by_kind = {network.kind: network for network in networks.values()}
     if len(by_kind) != len(networks):
@@ -123,9 +135,28 @@ def apply_loras(
     for (kind, parameter), additions in changed.items():
         check()
         network = by_kind[kind]
-        network.put(parameter, _patched(network, parameter, additions, scratch))
+        network.put(parameter, _patched(network, parameter, additions, scratch, on))
         network.patches[parameter] = _note(additions)
     return reports
+
+
+def lora_sums(
+    kind: str, loras: Sequence[tuple[Lora, float]], targets: Mapping[str, LoraTarget]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return, for every parameter of a network that LoRAs change, the function from its original to the sum in float32.
+
+    For networks whose weights are computed as they are used, which need no memory for the sums then; they are the same
+    to the last bit. Raises what :func:`apply_loras` raises.
+    """
+    plan, _ = _match_all(_used(loras), targets)
+    wanted = {parameter: additions for (place, parameter), additions in plan.items() if place == kind}
+    for addition in (addition for additions in wanted.values() for addition in additions):
+        addition.lora.check_finite(addition.module)
+
+    def sum_of(additions: Sequence[_Addition], original: Tensor) -> Tensor:
+        return _add(original.to(torch.float32, copy=True), original, additions)
+
+    return {parameter: functools.partial(sum_of, additions) for parameter, additions in wanted.items()}
 
 
 def _used(loras: Sequence[tuple[Lora, float]]) -> list[tuple[Lora, float]]:
@@ -227,14 +258,20 @@ class _Scratch:
         return buffer[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
 
-def _patched(network: Network, parameter: str, additions: Sequence[_Addition], scratch: _Scratch) -> Tensor:
+def _patched(
+    network: Network, parameter: str, additions: Sequence[_Addition], scratch: _Scratch, on: torch.device | None
+) -> Tensor:
     """Compute one parameter anew from its original."""
     current = network.module.get_parameter(parameter)
-    device = current.device
-    original = network.original(parameter).to(device)
-    total = scratch.widen(original)
+    original = network.original(parameter).to(on or current.device)
+    total = _add(scratch.widen(original), original, additions)
+    return total.to(current.device, current.dtype, copy=True)
+
+
+def _add(total: Tensor, original: Tensor, additions: Sequence[_Addition]) -> Tensor:
+    """Add to ``total``, which is ``original`` in float32, on its device."""
     for addition in additions:
-        parts = addition.lora.tensors(addition.module, device)
+        parts = addition.lora.tensors(addition.module, total.device)
         if addition.part in _BIAS_PARTS:
             total.add_(parts[addition.part], alpha=addition.weight)
             continue
@@ -246,4 +283,4 @@ def _patched(network: Network, parameter: str, additions: Sequence[_Addition], s
             weight=addition.weight,
             scale=addition.lora.scale(addition.module, addition.part),
         )
-    return total.to(current.dtype, copy=True)
+    return total

@@ -70,7 +70,7 @@ def test_four_gib_are_enough() -> None:
     assert plan.base.resident_bytes > 2 * GIB, "most of it need not travel"
     assert 0 < plan.pinned_bytes < 3.5 * GIB
     assert sentence(plan) == (
-        "Streams from main memory: 2.3 of 4.8 GiB of the base and 2.2 of 4.2 GiB of the refiner stay on the card; "
+        "Streams from main memory: 2.2 of 4.8 GiB of the base and 2.2 of 4.2 GiB of the refiner stay on the card; "
         "the picture is decoded in stripes."
     )
 
