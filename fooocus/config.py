@@ -87,6 +87,9 @@ class Config:
     device: str = _field("auto", "auto, cpu, cuda, cuda:1, mps or xpu")
     dtype: str = _field("auto", "number format of the networks", choices=DTYPES)
     fast: str = _field("auto", f"auto, off, or what to try for speed, with commas: {', '.join(FAST_EXTRAS)}")
+    vae_dtype: str = _field(
+        "float32", "number format of the decoder; what breaks in half precision is decoded again", choices=DTYPES[1:]
+    )
     extra_models: str = _field("", f"more folders of models, such as another program's, with {os.pathsep} between")
     mirrors: str = _field("", "addresses of hubs to fetch from when the first fails, with commas between")
     rate_limit: int = _field(0, "most megabytes per second that downloads may take; 0 for no limit", high=10_000)

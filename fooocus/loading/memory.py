@@ -1,10 +1,10 @@
-"""Where the weights are: the one object that holds networks, and decides which of them are on the device.
+"""Where the weights are: the one object that holds networks, and moves them as the plan says.
 
 A network is loaded when it is first used, with its LoRAs, and held in main memory, where it costs nothing but address
-space as long as it is the mapped file. A network in use is copied to the device and stays there until its room is
-needed; going back is a change of pointers, because the copy in main memory was never let go. On a computer without a
-graphics card nothing moves; there the network that was not used for the longest time is dropped when main memory runs
-short, and read again when it is wanted.
+space as long as it is the mapped file. Before a picture :meth:`Memory.arrange` makes a plan of what there is and what
+is needed (:mod:`fooocus.memory.plan`); a network in use is then copied to the device as a whole, or streams through it,
+or stays with the processor, and what was not used for the longest time leaves when its room is needed. When memory runs
+out all the same, :meth:`Memory.step_down` goes over to the next smaller plan.
 
 Only the worker's own thread touches this object.
 """
@@ -12,7 +12,6 @@ Only the worker's own thread touches this object.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,20 +20,38 @@ from pathlib import Path
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fooocus.errors import DeviceOutOfMemory
 from fooocus.families import attention
 from fooocus.families.records import Architecture, Kind
 from fooocus.loading.checkpoint import Checkpoint, Role, open_checkpoint, open_vae
-from fooocus.loading.device import Device, is_out_of_memory
-from fooocus.loading.lora import Lora, LoraReport, LoraTarget, apply_loras, lora_targets, match_loras, read_lora
+from fooocus.loading.device import Device
+from fooocus.loading.limits import Limits, limits_key
+from fooocus.loading.lora import (
+    Lora,
+    LoraReport,
+    LoraTarget,
+    apply_loras,
+    lora_sums,
+    lora_targets,
+    match_loras,
+    read_lora,
+)
+from fooocus.loading.needs import network_need, together
 from fooocus.loading.network import Network
+from fooocus.loading.order import Layer, layers_in_order
+from fooocus.loading.placement import Held, let_go, place_whole, send_ahead, send_home, settle
+from fooocus.loading.streaming import Stream
 from fooocus.loading.tensors import torch_dtype
+from fooocus.memory.need import RING_BYTES, Need
+from fooocus.memory.plan import DRIVER_BYTES, Berth, Plan, Space, Stage, make_plan, step_down, work_bytes
+from fooocus.request import Size
 
-# Room that a network needs beside its weights while it runs, as a share of the weights: activations, the allocator's
-# cache, the driver. From F10's own estimate (a model of n bytes wants 1.3 n).
+# Room that a network needs beside its weights while it runs, as a share of the weights, where there is no plan yet.
 WORKING_SHARE = 1.3
+# Less than this is not worth sending ahead.
+_AHEAD_BYTES = 64 * 2**20
 
 _Key = tuple[object, ...]
 
@@ -48,39 +65,31 @@ class _Model:
     loras: list[tuple[Lora, float]]
 
 
-@dataclasses.dataclass(eq=False)
-class _Held:
-    """A network in main memory. ``users`` counts the blocks that use it now: it is neither moved nor dropped then.
-
-    ``home`` holds its tensors in main memory while it is on the device, ``notes`` what was added to them when it left.
-    """
-
-    network: Network
-    used: int = 0
-    users: int = 0
-    home: dict[str, Tensor] | None = None
-    notes: dict[str, object] = dataclasses.field(default_factory=dict)
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(parameter.nbytes for parameter in self.network.module.parameters())
-
-
 class Memory:
     """All weights of the worker.
 
-    ``device.dtype`` is the number format of UNets and text encoders; VAEs are float32, because in half precision SDXL's
-    overflows. ``free_main_bytes`` tells how much main memory is left.
+    ``device.dtype`` is the number format of UNets and text encoders, ``vae_dtype`` that of VAEs: float32 by default,
+    because in half precision SDXL's overflows. ``free_main_bytes`` tells how much main memory is left, ``limits``
+    remembers between runs what was too much for this card. ``plan`` is the present one.
     """
 
     def __init__(
-        self, device: Device, free_main_bytes: Callable[[], int] = lambda: psutil.virtual_memory().available
+        self,
+        device: Device,
+        free_main_bytes: Callable[[], int] = lambda: psutil.virtual_memory().available,
+        *,
+        limits: Limits | None = None,
+        vae_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.device = device
+        self.vae_dtype = vae_dtype
+        self.plan: Plan | None = None
+        self._limits = limits or Limits(None)
         self._free_main_bytes = free_main_bytes
         self._models: dict[_Key, _Model] = {}
-        self._held: dict[_Key, _Held] = {}
+        self._held: dict[_Key, Held] = {}
         self._loras: dict[_Key, Lora] = {}
+        self._layers: dict[_Key, tuple[Layer, ...]] = {}
         self._clock = itertools.count(1)
         self._check: Callable[[], object] = _never
 
@@ -114,42 +123,138 @@ class Memory:
         """Return what a prepared checkpoint is."""
         return self._models[(*_stamp(path), role)].checkpoint.architecture
 
+    def arrange(self, base: Path, refiner: Path | None, size: Size, *, guided: bool) -> Plan:
+        """Decide what is kept where for a picture of these prepared checkpoints and this size."""
+        need = self._need(base, refiner, size, guided=guided)
+        space = self._space()
+        steps = self._limits.steps(limits_key(self.device.reason, space, need), space)
+        self.plan = make_plan(space, need, steps)
+        return self.plan
+
+    def step_down(self, stage: Stage) -> Plan | None:
+        """Go over to the next smaller plan, after memory ran out in ``stage``; None when there is none.
+
+        Everything that is not in use leaves the device. What was too much is remembered.
+        """
+        lower = step_down(self.plan, stage) if self.plan is not None else None
+        self.make_room()
+        if lower is not None:
+            self.plan = lower
+            self._limits.note(limits_key(self.device.reason, lower.space, lower.need), lower)
+        return lower
+
     @contextmanager
     def use(self, path: Path, role: Role, kind: Kind) -> Iterator[nn.Module]:
-        """Have one network of a prepared checkpoint on the device, with its LoRAs, until the block ends."""
+        """Have one network of a prepared checkpoint ready for work, with its LoRAs, until the block ends."""
         model = self._models[(*_stamp(path), role)]
-        held = self._hold((*_stamp(path), role, kind), lambda: self._load(model, kind), self._needed_bytes(model, kind))
-        with self._in_use(held):
-            if held.network.kind != "vae":
-                apply_loras({kind: held.network}, model.loras, targets=model.targets, check=self._check)
+        berth = self._berth(role, kind)
+        held = self._hold_network(path, role, kind, berth)
+        with held.in_use():
+            streams = self._ready(held, path, role, kind, berth)
+            loras = model.loras if held.network.kind != "vae" else []
+            if held.stream is not None and streams:
+                held.stream.unbind()
+                if held.stream.widens:  # sums in the narrow format would be rounded twice
+                    held.stream.bind(lora_sums(kind, loras, model.targets))
+                else:
+                    where = held.stream.device
+                    apply_loras({kind: held.network}, loras, targets=model.targets, check=self._check, on=where)
+                    held.stream.bind()
+            elif held.network.kind != "vae":
+                apply_loras({kind: held.network}, loras, targets=model.targets, check=self._check)
             yield held.network.module
 
     @contextmanager
-    def use_vae(self, checkpoint: Path, file: Path | None = None) -> Iterator[nn.Module]:
-        """Have a VAE on the device, in float32: the one in ``file``, or else the one in ``checkpoint``."""
+    def use_vae(
+        self, checkpoint: Path, file: Path | None = None, dtype: torch.dtype | None = None
+    ) -> Iterator[nn.Module]:
+        """Have a VAE where the plan decodes: the one in ``file``, or else the one in ``checkpoint``."""
+        dtype = dtype or self.vae_dtype
         model = self._models[(*_stamp(checkpoint), "base")]
-        key = (*_stamp(file or checkpoint), "vae")
+        key = (*_stamp(file or checkpoint), "vae", dtype)
         load = model.checkpoint.load
-        held = self._hold(
-            key, lambda: open_vae(file, dtype=torch.float32) if file else load("vae", dtype=torch.float32)
-        )
-        with self._in_use(held):
+        held = self._hold(key, lambda: open_vae(file, dtype=dtype) if file else load("vae", dtype=dtype))
+        with held.in_use():
+            if self.plan is not None and self.plan.decoding == "processor":
+                if held.placed:
+                    send_home(held, self.device)
+            elif self.device.apart and not held.placed:
+                self._place(held, self._work_bytes("decoding", held.size_bytes))
             yield held.network.module
+
+    def travels(self, role: Role) -> bool:
+        """Say whether a part of this UNet's weights passes through the device while it works."""
+        return self._berth(role, "unet").way == "streams"
+
+    def expect(self, path: Path, role: Role, kind: Kind) -> None:
+        """Say that a network is wanted soon: as much of it as there is room for begins to travel beside the work."""
+        berth, plan = self._berth(role, kind), self.plan
+        free = self.device.free_bytes()
+        if plan is None or free is None or not self.device.apart or berth.way not in ("streams", "takes turns"):
+            return
+        room = free - (plan.sampling_peak_bytes - DRIVER_BYTES - max(b.resident_bytes for b in plan.unets))
+        if room < _AHEAD_BYTES:
+            return
+        held = self._hold_network(path, role, kind, berth)
+        if not held.placed:
+            if berth.way == "streams":
+                self._streaming(held, path, role, kind, berth)
+            send_ahead(held, self.device, berth, self._ring_bytes(held), room)
 
     def keep_only(self, paths: Sequence[Path]) -> None:
         """Let go of every file that is not named: the person has gone over to others."""
         wanted = {_stamp(path) for path in paths}
-        for files in (self._models, self._held, self._loras):
+        for key in [key for key in self._held if key[:3] not in wanted]:
+            let_go(self._held.pop(key), self.device)
+        for files in (self._models, self._loras, self._layers):
             for key in [key for key in files if key[:3] not in wanted]:
                 del files[key]
 
     def make_room(self) -> bool:
         """Send every network that is not in use away from the device; return whether that may have helped."""
-        resting = [held for held in self._held.values() if held.home is not None and not held.users]
+        resting = [held for held in self._held.values() if held.placed and not held.users]
         for held in resting:
-            self._send_home(held)
+            send_home(held, self.device)
         self.device.release()
         return bool(resting)
+
+    def _need(self, base: Path, refiner: Path | None, size: Size, *, guided: bool) -> Need:
+        texts, unets, vae = [], [], None
+        files: tuple[tuple[Path | None, Role], ...] = ((base, "base"), (refiner, "refiner"))
+        for path, role in files:
+            if path is None:
+                continue
+            checkpoint = self._models[(*_stamp(path), role)].checkpoint
+            blueprints, file = checkpoint.architecture.blueprints, checkpoint.file
+            encoders = [
+                network_need(blueprints[k], file, self.device.dtype) for k in checkpoint.architecture.family.text
+            ]
+            texts.append(together(encoders))
+            unets.append(network_need(blueprints["unet"], file, self.device.dtype))
+            if "vae" in blueprints and vae is None:
+                vae = network_need(blueprints["vae"], file, self.vae_dtype)
+        if vae is None:  # it lies in a file of its own; the base is no VAE's size
+            vae = dataclasses.replace(texts[0], count=83_653_863, itemsize=self.vae_dtype.itemsize, width=128)
+        refining = unets[1] if len(unets) > 1 else None
+        return Need(tuple(texts), unets[0], refining, vae, size.width, size.height, guided=guided)
+
+    def _space(self) -> Space:
+        """Return what there is. What resting networks hold is free: they leave when their room is wanted."""
+        main = psutil.virtual_memory().total
+        main_free = self._free_main_bytes() + sum(_private_bytes(held) for held in self._held.values())
+        if not self.device.apart:
+            return Space(False, 0, None, main, main_free)
+        free = self.device.free_bytes()
+        if free is not None:
+            free += sum(held.device_bytes for held in self._held.values())
+        return Space(True, self.device.total_bytes(), free, main, main_free)
+
+    def _berth(self, role: Role, kind: Kind) -> Berth:
+        if self.plan is None:
+            return Berth("takes turns" if self.device.apart else "processor")
+        if kind != "unet":
+            return self.plan.text
+        return self.plan.refiner if role == "refiner" and self.plan.refiner is not None else self.plan.base
 
     def _lora(self, path: Path) -> Lora:
         key = _stamp(path)
@@ -157,8 +262,25 @@ class Memory:
             self._loras[key] = read_lora(path)
         return self._loras[key]
 
-    def _load(self, model: _Model, kind: Kind) -> Network:
-        network = model.checkpoint.load(kind, dtype=self.device.dtype, check=self._check)
+    def _widened(self, berth: Berth) -> bool:
+        """Say whether the processor widens weights as it uses them: where memory is short, or it is not its format."""
+        return berth.way == "processor" and (berth.from_file or self.device.apart)
+
+    def _hold_network(self, path: Path, role: Role, kind: Kind, berth: Berth) -> Held:
+        """Return a network of a model, as the berth wants it loaded: as it is stored, or in the device's format."""
+        model = self._models[(*_stamp(path), role)]
+        stored = berth.way == "streams" or self._widened(berth)
+        manner = "near" if self._widened(berth) else "stored" if stored else "whole"
+        key = (*_stamp(path), role, kind)
+        for other in [k for k in self._held if k[: len(key)] == key and k[-1] != manner]:
+            if not self._held[other].users:
+                let_go(self._held.pop(other), self.device)
+        dtype = None if stored else self.device.dtype
+        needed = 0 if stored else self._needed_bytes(model, kind)
+        return self._hold((*key, manner), lambda: self._load(model, kind, dtype), needed)
+
+    def _load(self, model: _Model, kind: Kind, dtype: torch.dtype | None) -> Network:
+        network = model.checkpoint.load(kind, dtype=dtype, check=self._check)
         if kind == "unet":
             attention.install(network.module)
         return network
@@ -170,12 +292,12 @@ class Memory:
         itemsize = self.device.dtype.itemsize
         return sum(math.prod(tensor.shape) * itemsize for tensor in stored if torch_dtype(tensor) != self.device.dtype)
 
-    def _hold(self, key: _Key, load: Callable[[], Network], needed_bytes: int = 0) -> _Held:
+    def _hold(self, key: _Key, load: Callable[[], Network], needed_bytes: int = 0) -> Held:
         """Return a network, loading it when it is not held; when memory is short, the longest unused ones go first."""
         if key not in self._held:
             while self._free_main_bytes() < needed_bytes and self._drop_one():
                 continue
-            self._held[key] = _Held(load())
+            self._held[key] = Held(load())
         held = self._held[key]
         held.used = next(self._clock)
         return held
@@ -184,68 +306,91 @@ class Memory:
         resting = [key for key, held in self._held.items() if not held.users]
         if not resting:
             return False
-        del self._held[min(resting, key=lambda key: self._held[key].used)]
-        gc.collect()  # a module and its hooks refer to each other
+        let_go(self._held.pop(min(resting, key=lambda key: self._held[key].used)), self.device)
         return True
 
-    @contextmanager
-    def _in_use(self, held: _Held) -> Iterator[None]:
-        held.users += 1
-        try:
-            if self.device.apart and held.home is None:
-                self._place(held)
-            yield
-        finally:
-            held.users -= 1
+    def _ready(self, held: Held, path: Path, role: Role, kind: Kind, berth: Berth) -> bool:
+        """Bring a network to where it works; return whether it streams, or is widened on the processor."""
+        if berth.way == "streams" or self._widened(berth):
+            self._streaming(held, path, role, kind, berth)
+            if not held.settled:
+                self._settle(held, berth, "sampling" if kind == "unet" else "text")
+            return True
+        if self.device.apart and held.home is None:
+            self._place(held, self._work_bytes("sampling" if kind == "unet" else "text", held.size_bytes))
+        return False
 
-    def _place(self, held: _Held) -> None:
-        """Copy a network to the device, sending others home until it fits."""
-        held.home = {name: parameter.data for name, parameter in held.network.module.named_parameters()}
-        held.notes = dict(held.network.patches)
-        size = held.size_bytes
-        free = self.device.free_bytes()
-        while free is not None and free < size * WORKING_SHARE and self._send_oldest_home():
-            free = self.device.free_bytes()
-        while not self._taken(held.network.module):
-            self._send_home(held, placed=False)
+    def _order(self, path: Path, role: Role, kind: Kind) -> tuple[Layer, ...]:
+        key = (*_stamp(path), role, kind)
+        if key not in self._layers:
+            self._layers[key] = layers_in_order(self.architecture(path, role).blueprints[kind])
+        return self._layers[key]
+
+    def _streaming(self, held: Held, path: Path, role: Role, kind: Kind, berth: Berth) -> None:
+        """Give a network its stream, which takes no memory on the device yet."""
+        if held.stream is not None:
+            return
+        near = self._widened(berth)
+        dtype = torch.float32 if near and self.device.apart else self.device.dtype
+        lane = None if near else self.device.lane()
+        held.stream = Stream(held.network, self._order(path, role, kind), lane, dtype)
+
+    def _settle(self, held: Held, berth: Berth, stage: Stage) -> None:
+        """Take the device's memory for a network that streams, sending others home until it fits."""
+        ring = self._ring_bytes(held)
+        if not self._widened(berth):
+            self._clear(berth.resident_bytes + ring + self._work_bytes(stage, 0))
+        while not settle(held, self.device, berth, ring):
             if not self._send_oldest_home():
-                raise DeviceOutOfMemory(
-                    f"The graphics card has too little free memory for {size / 2**30:.1f} GB of weights.",
-                    "Close other programs that use it, or start with --device cpu.",
-                )
-            held.home = {name: parameter.data for name, parameter in held.network.module.named_parameters()}
+                raise _too_little(berth.resident_bytes + ring)
 
-    def _taken(self, module: nn.Module) -> bool:
-        try:
-            self.device.take(module)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            return False
-        return True
+    def _ring_bytes(self, held: Held) -> int:
+        return min(RING_BYTES, 2 * held.size_bytes)
+
+    def _work_bytes(self, stage: Stage, size: int) -> int:
+        """Return what the plan says that the work takes beside the weights."""
+        return int(size * (WORKING_SHARE - 1)) if self.plan is None else work_bytes(self.plan, stage)
+
+    def _clear(self, wanted: int) -> None:
+        """Send others home until there is room."""
+        free = self.device.free_bytes()
+        while free is not None and free < wanted and self._send_oldest_home():
+            free = self.device.free_bytes()
+
+    def _place(self, held: Held, work_bytes: int) -> None:
+        """Copy a network to the device, sending others home until it fits."""
+        size = held.size_bytes
+        self._clear(size + work_bytes)
+        while not place_whole(held, self.device):
+            if not self._send_oldest_home():
+                raise _too_little(size)
 
     def _send_oldest_home(self) -> bool:
-        resting = [held for held in self._held.values() if held.home is not None and not held.users]
+        resting = [held for held in self._held.values() if held.placed and not held.users]
         if not resting:
             return False
-        self._send_home(min(resting, key=lambda held: held.used))
+        send_home(min(resting, key=lambda held: held.used), self.device)
         return True
-
-    def _send_home(self, held: _Held, *, placed: bool = True) -> None:
-        """Point the parameters at main memory again; those that were changed on the device are copied."""
-        module, home = held.network.module, held.home or {}
-        if held.network.kind == "unet":
-            attention.forget(module)
-        for name, parameter in module.named_parameters():
-            unchanged = not placed or held.network.patches.get(name) == held.notes.get(name)
-            parameter.data = home[name] if unchanged else parameter.data.cpu()
-        module.to("cpu")  # the buffers
-        held.home = None
-        self.device.release()
 
 
 def _never() -> None:
     """Ask nothing."""
+
+
+def _private_bytes(held: Held) -> int:
+    """Return the main memory that a network takes beside its file's pages."""
+    if held.stream is not None:
+        return held.stream.packed_bytes
+    name = held.network.names()[0]
+    tensors = held.home or {name: held.network.module.get_parameter(name).data}
+    return 0 if tensors[name].dtype == held.network.original(name).dtype else held.size_bytes
+
+
+def _too_little(wanted: int) -> DeviceOutOfMemory:
+    return DeviceOutOfMemory(
+        f"The graphics card has too little free memory for {wanted / 2**30:.1f} GB of weights.",
+        "Close other programs that use it, or start with --device cpu.",
+    )
 
 
 def _stamp(path: Path) -> _Key:

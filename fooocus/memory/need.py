@@ -38,7 +38,8 @@ class Network:
     ``count`` are its weights, ``itemsize`` the bytes of each while it computes and ``stored_itemsize`` while it rests
     or travels. ``once`` of the weights are asked once a prompt (keys and values of the text) and ``opened`` must be on
     the device whenever it works, whatever else streams. ``largest`` is the largest layer, ``width`` the channels of
-    the first level, ``context`` the width of the text it reads.
+    the first level, ``context`` the width of the text it reads. ``copied`` says that main memory must hold a copy to
+    compute with, because the file's own numbers are others.
     """
 
     count: int
@@ -49,6 +50,7 @@ class Network:
     largest: int = 0
     width: int = 0
     context: int = 0
+    copied: bool = False
 
     @property
     def weight_bytes(self) -> int:
@@ -64,11 +66,6 @@ class Network:
     def widen_bytes(self) -> int:
         """Room for the largest layer in full width, where weights travel in fewer bytes than they compute in."""
         return self.largest * self.itemsize if self.stored_itemsize < self.itemsize else 0
-
-    @property
-    def copied(self) -> bool:
-        """Say whether main memory must hold a copy, because the file's own numbers are others."""
-        return self.stored_itemsize != self.itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +112,28 @@ def sdxl_need(width: int = 1152, height: int = 896, *, itemsize: int = 2) -> Nee
     """Return what SDXL's base and refiner need, stored in half precision; weights counted on the networks."""
     stored = min(itemsize, 2)
     text_l, text_g, text_open = 123_060_480, 694_659_840, 49_408 * (768 + 1280) + 1280 * 1280
-    base = Network(2_567_463_684, itemsize, stored, once=340_787_200, largest=29_493_760, width=320, context=2048)
-    refiner = Network(2_259_526_660, itemsize, stored, once=133_693_440, largest=42_469_376, width=384, context=1280)
-    texts = (
-        Network(text_l + text_g, itemsize, stored, opened=text_open, largest=6_558_720),
-        Network(text_g, itemsize, stored, opened=text_open - 49_408 * 768, largest=6_558_720),
+    base = Network(
+        2_567_463_684,
+        itemsize,
+        stored,
+        copied=itemsize != 2,
+        once=340_787_200,
+        largest=29_493_760,
+        width=320,
+        context=2048,
     )
-    return Need(texts, base, refiner, Network(83_653_863, 4, stored, width=128), width, height)
+    refiner = Network(
+        2_259_526_660,
+        itemsize,
+        stored,
+        copied=itemsize != 2,
+        once=133_693_440,
+        largest=42_469_376,
+        width=384,
+        context=1280,
+    )
+    texts = (
+        Network(text_l + text_g, itemsize, stored, copied=itemsize != 2, opened=text_open, largest=6_558_720),
+        Network(text_g, itemsize, stored, copied=itemsize != 2, opened=text_open - 49_408 * 768, largest=6_558_720),
+    )
+    return Need(texts, base, refiner, Network(83_653_863, 4, stored, width=128, copied=True), width, height)

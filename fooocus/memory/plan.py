@@ -179,8 +179,23 @@ def step_down(plan: Plan, stage: Stage | None = None) -> Plan | None:
     return None
 
 
+# What stays is counted in parts of the network, so that a little more or less free memory changes nothing.
+_PARTS = 64
 _Rung = TypeVar("_Rung")
 _RUNGS = 8  # more than any part has
+
+
+def work_bytes(plan: Plan, stage: Stage) -> int:
+    """Return what a part of the work takes on the card beside its weights."""
+    match stage, plan.decoding:
+        case "text", _:
+            return TEXT_WORK_BYTES
+        case "sampling", _:
+            return max(unet_work(plan.need, unet, together=plan.together) for unet in plan.need.unets)
+        case _, "whole":
+            return whole_work(plan.need)
+        case _, way:
+            return striped_work(plan.need, maps=way == "stripes")
 
 
 def _choices(plan: Plan, stage: Stage) -> object:
@@ -237,6 +252,8 @@ def _streamed_samplings(space: Space, need: Need) -> Iterator[_Sampling]:
             # Where nobody can tell what is free, half of the weights is as good a first try as any.
             room = usable - taken if usable is not None else unet.travel_bytes // 2
             resident = min(unet.travel_bytes, int(max(0, room) * share))
+            if resident < unet.travel_bytes:
+                resident -= resident % max(1, unet.travel_bytes // _PARTS)
             streamed = unet.travel_bytes - resident
             pinned = streamed if streamed <= pinnable else 0
             pinnable -= pinned

@@ -72,31 +72,31 @@ def sizes_at(recipe: Recipe, family: Family) -> SizesAt:
 
 
 def predictor(
-    unet: nn.Module, prompts: Prompts, sizes: SizesAt, *, guided: bool, device: torch.device, ask: Ask | None = None
+    unet: nn.Module, prompts: Prompts, sizes: SizesAt, *, guided: bool, together: bool = True, ask: Ask | None = None
 ) -> Predict:
     """Return the function that denoisers call: (scaled x, timestep) -> outputs for prompt and negative prompt.
 
-    Both are asked in one network call where their texts can be brought to one length and the device has the memory;
-    in float32 on a processor that changes no more than the last bits. Without guidance only the prompt is asked. The
-    context tensors are made here, once, so that the attention layers know them again in every step. ``ask`` asks the
-    network in another way than by calling it.
+    Both are asked in one network call where their texts can be brought to one length and the plan has the memory for
+    it (``together``); in float32 on a processor that changes no more than the last bits. Without guidance only the
+    prompt is asked. The context tensors are made here, once, so that the attention layers know them again in every
+    step. The network may be elsewhere than x: it is asked where it is, and the answer comes back. ``ask`` asks it in
+    another way than by calling it.
     """
     put = ask or functools.partial(ask_unet, unet)
-    dtype = next(unet.parameters()).dtype
-    matched = match_lengths(prompts.cond.context, prompts.uncond.context) if guided else None
+    device, dtype = next(unet.parameters()).device, next(unet.parameters()).dtype
+    matched = match_lengths(prompts.cond.context, prompts.uncond.context) if guided and together else None
 
     def call(x: Tensor, timestep: float, context: Tensor, pooled: Tensor, ids: list[list[float]]) -> Tensor:
         batch = len(ids)
-        return put(
-            Inputs(
-                x.to(device=device, dtype=dtype).expand(batch, -1, -1, -1),
-                torch.tensor(timestep, device=device),
-                context,
-                pooled,
-                # Sizes stay float32 for half precision networks too: 716.8 has no exact half, the network casts later.
-                torch.tensor(ids, device=device),
-            )
+        asked = Inputs(
+            x.to(device=device, dtype=dtype).expand(batch, -1, -1, -1),
+            torch.tensor(timestep, device=device),
+            context,
+            pooled,
+            # Sizes stay float32 for half precision networks too: 716.8 has no exact half, and the network casts later.
+            torch.tensor(ids, device=device),
         )
+        return put(asked).to(x.device)
 
     def to_network(text: TextConditioning) -> tuple[Tensor, Tensor]:
         return text.context.to(device, dtype), text.pooled.to(device, dtype)
@@ -113,21 +113,13 @@ def predictor(
         return apart
     both = torch.cat(matched[::-1]).to(device, dtype)  # uncond first, as the original batches them
     pooled = torch.cat([prompts.uncond.pooled, prompts.cond.pooled]).to(device, dtype)
-    fits = True
 
-    def together(x: Tensor, timestep: float) -> tuple[Tensor, Tensor | None]:
-        nonlocal fits
+    def at_once(x: Tensor, timestep: float) -> tuple[Tensor, Tensor | None]:
         positive, negative = sizes(timestep)
-        if fits:
-            try:
-                uncond, cond = call(x, timestep, both, pooled, [negative, positive]).chunk(2)
-            except torch.OutOfMemoryError:
-                fits = False  # this card has no room for two at once, and will not have it in the next step either
-            else:
-                return cond, uncond
-        return apart(x, timestep)
+        uncond, cond = call(x, timestep, both, pooled, [negative, positive]).chunk(2)
+        return cond, uncond
 
-    return together
+    return at_once
 
 
 def _ids(family: Family, values: Mapping[str, float]) -> list[float]:

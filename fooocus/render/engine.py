@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,14 +25,16 @@ from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import advance, noise_for, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, Sampler, State
-from fooocus.errors import DeviceOutOfMemory
 from fooocus.families import attention
 from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.loading.catalog import Catalog
 from fooocus.loading.checkpoint import Role
-from fooocus.loading.device import choose_device, is_out_of_memory
+from fooocus.loading.device import choose_device
 from fooocus.loading.embeddings import Embeddings, EncoderKind
+from fooocus.loading.limits import Limits
 from fooocus.loading.memory import Memory
+from fooocus.memory.plan import Plan
+from fooocus.memory.words import sentence
 from fooocus.models.catalogue import FOLDERS
 from fooocus.models.elsewhere import placed
 from fooocus.models.hashes import FileMemory
@@ -43,11 +45,13 @@ from fooocus.render.fast import FastPath
 from fooocus.render.hashes import FileHashes
 from fooocus.render.interrupt import interruptible, marks_on
 from fooocus.render.job import JobRun
-from fooocus.render.latents import decode
+from fooocus.render.latents import check_latents, decode_surely
+from fooocus.render.room import with_room
 from fooocus.render.text import Encoder, encode_text
 from fooocus.render.watch import SILENT, Watch
 from fooocus.request import Recipe, Request
 
+_AHEAD_STEPS = 3  # before the refiner's turn its weights begin to travel, where there is room
 # The two encoders' names in a text's vocabulary, and what each was trained to see behind the end of a text.
 _ENCODERS: Mapping[str, tuple[EncoderKind, int]] = {"text_l": ("l", 49407), "text_g": ("g", 0)}
 
@@ -64,9 +68,6 @@ class Files:
     def all(self) -> list[Path]:
         """List every file."""
         return [path for path in (self.base, self.refiner, self.vae, *(file for file, _ in self.loras)) if path]
-
-
-_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,11 @@ class Engine:
         self._latents_file = latents_file
         self.previews = previews
         fast = read_fast(config.fast)
-        self._memory = memory or Memory(choose_device(config.device, config.dtype, short_numbers=fast.short_numbers))
+        self._memory = memory or Memory(
+            choose_device(config.device, config.dtype, short_numbers=fast.short_numbers),
+            limits=Limits(config.data / "memory.json"),
+            vae_dtype=getattr(torch, config.vae_dtype),
+        )
         self._device = self._memory.device
         self._fast = FastPath(fast, self._device.device)
         folders = {kind: config.folders(folder) for kind, folder in FOLDERS.items()}
@@ -141,11 +146,16 @@ class Engine:
         if self._device.device.type == "cpu":
             return
         request = dataclasses.replace(Request.from_json(values["request"]), seed=0, count=1)
-        files = self._find(self.plan(request)[0])
+        recipe = self.plan(request)[0]
+        files = self._find(recipe)
         self._memory.prepare(files.base, "base", files.loras)
-        for kind in ("text_l", "text_g", "unet"):
-            with self._memory.use(files.base, "base", kind):
-                continue
+        if files.refiner is not None:
+            self._memory.prepare(files.refiner, "refiner")
+        plan = self._arrange(recipe, files, lambda line: None)
+        if plan.base.way in ("stays", "takes turns"):
+            for kind in ("text_l", "text_g", "unet"):
+                with self._memory.use(files.base, "base", kind):
+                    continue
 
     @torch.no_grad()
     def render(self, recipe: Recipe, watch: Watch = SILENT, begun: State | None = None) -> Rendered:
@@ -168,6 +178,7 @@ class Engine:
             watch.notice(f"LoRA {report.name}: {report.matched} of {report.total} modules matched.")
         if files.refiner is not None:
             self._memory.prepare(files.refiner, "refiner")
+        self._arrange(recipe, files, watch.notice)
 
         architecture = self._memory.architecture(files.base, "base")
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
@@ -178,7 +189,9 @@ class Engine:
         state = self._sample(recipe, files, sampler, sigmas, begun.on(self._device.device), watch)
         watch.stage("decoding")
         latents = state.x.cpu() / architecture.latent_scale
-        return Rendered(self._with_room(lambda: self._decode(files, latents, watch)), latents)
+        vae = functools.partial(self._memory.use_vae, files.base, files.vae)
+        pixels = functools.partial(decode_surely, vae, latents, self._memory, watch.check, watch.notice)
+        return Rendered(with_room(self._memory, "decoding", pixels, watch.notice), latents)
 
     def _sample(
         self, recipe: Recipe, files: Files, sampler: Sampler, sigmas: Sequence[float], state: State, watch: Watch
@@ -199,31 +212,20 @@ class Engine:
                 if state.step == recipe.switch:
                     watch.stage("refining")
                 watch.check()
+                if files.refiner and recipe.switch and state.step == max(1, recipe.switch - _AHEAD_STEPS):
+                    self._memory.expect(files.refiner, "refiner", "unet")
                 step = functools.partial(advance, sampler, denoise_at, state, sigmas, noise)
-                state = self._with_room(step)
+                state = with_room(self._memory, "sampling", step, watch.notice, placed.close)
+                check_latents(state.x, recipe, state.step)
                 watch.step(state, len(sigmas) - 1)
         return state
 
-    def _decode(self, files: Files, latents: Tensor, watch: Watch) -> Image.Image:
-        marks = marks_on(self._device.device)
-        with self._memory.use_vae(files.base, files.vae) as vae, interruptible(vae, watch.check, marks):
-            return decode(vae, latents)
-
-    def _with_room(self, work: Callable[[], _Result]) -> _Result:
-        """Do the work; when the device's memory runs out, send away what is not in use and do it once more."""
-        for attempt in (1, 2):
-            try:
-                return work()
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Only here, behind the handler, has the error let go of the tensors that its trace holds.
-            if attempt == 1:
-                self._memory.make_room()
-        raise DeviceOutOfMemory(
-            "The graphics card's memory ran out.",
-            "Choose a smaller size, close other programs that use the card, or start with --device cpu.",
-        )
+    def _arrange(self, recipe: Recipe, files: Files, notice: Callable[[str], object]) -> Plan:
+        """Decide what is kept where, and say so where it is more than a processor with room for everything."""
+        plan = self._memory.arrange(files.base, files.refiner, recipe.size, guided=recipe.guidance != 1)
+        if plan.space.card or plan.base.from_file:
+            notice(sentence(plan))
+        return plan
 
     def _find(self, recipe: Recipe) -> Files:
         return Files(
@@ -248,8 +250,9 @@ class Engine:
             placed.enter_context(interruptible(unet, watch.check, marks_on(self._device.device)))
             placed.callback(attention.forget, unet)
             placed.enter_context(self._fast.arithmetic())
-            ask, guided = self._fast.ask(unet), recipe.guidance != 1
-            predict = predictor(unet, prompts, sizes, guided=guided, device=self._device.device, ask=ask)
+            ask = self._fast.ask(unet, travels=self._memory.travels(role))
+            together = self._memory.plan is None or self._memory.plan.together
+            predict = predictor(unet, prompts, sizes, guided=recipe.guidance != 1, together=together, ask=ask)
             return denoiser(predict, table, architecture.prediction, recipe.guidance)
 
         return lambda x, sigma: ready()(x, sigma)
@@ -259,7 +262,8 @@ class Engine:
         loras = recipe.loras if role == "base" else ()
         key = (path, recipe.positive_text, recipe.negative_text, recipe.clip_skip, loras)
         if role not in self._texts or self._texts[role][0] != key:
-            self._texts[role] = key, self.read(path, role, recipe, watch.check)
+            read = functools.partial(self.read, path, role, recipe, watch.check)
+            self._texts[role] = key, with_room(self._memory, "text", read, watch.notice)
         return self._texts[role][1]
 
     def read(self, path: Path, role: Role, recipe: Recipe, check: Callable[[], object] = lambda: None) -> Prompts:

@@ -45,10 +45,13 @@ class FastPath:
                 _accumulate(half=True)
             yield
 
-    def ask(self, unet: nn.Module) -> Ask:
-        """Return how to ask a UNet in the run that begins now."""
+    def ask(self, unet: nn.Module, *, travels: bool = False) -> Ask:
+        """Return how to ask a UNet in the run that begins now.
+
+        Nothing is recorded of one whose weights travel: at a replay its places would hold other weights.
+        """
         attention.keep_text(unet, keeps=self._fast.keep_text)
-        if not self._fast.graphs or self._recorder is None or not self._is_here(unet):
+        if not self._fast.graphs or self._recorder is None or travels or not self._is_here(unet):
             return functools.partial(ask, unet)
         replays = self._replays.get(unet)
         if replays is None:

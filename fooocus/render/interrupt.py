@@ -42,7 +42,9 @@ def interruptible(
     ``mark`` sets a mark in the card's work, where work is handed over ahead (see :func:`marks_on`).
     """
     pace = _Pace(check, mark)
-    fine = mark is None and sum(parameter.nbytes for parameter in module.parameters()) > _LARGE_BYTES
+    sizes = [parameter.nbytes for parameter in module.parameters()]
+    # A network with empty parameters streams, which small ones need not.
+    fine = mark is None and (sum(sizes) > _LARGE_BYTES or 0 in sizes)
 
     def before(block: nn.Module, arguments: object) -> None:
         check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -13,7 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fooocus.errors import BrokenPicture, RequestError, StorageError
+from fooocus.loading.memory import Memory
 from fooocus.memory.plan import Decoding
+from fooocus.render.interrupt import interruptible, marks_on
 from fooocus.render.stripes import decode_in_stripes
 from fooocus.request import Recipe
 
@@ -41,6 +44,41 @@ def decode(
         raise BrokenPicture("The picture broke while it was decoded: it holds NaN or infinity.", REMEDY)
     pixels = decoded[0].float().add_(1).mul_(127.5).clamp_(0, 255).round_().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())  # (3, H, W) -> (H, W, 3)
+
+
+def decode_surely(
+    vae: Callable[..., AbstractContextManager[nn.Module]],
+    latents: Tensor,
+    memory: Memory,
+    check: Callable[[], object],
+    notice: Callable[[str], object],
+) -> Image.Image:
+    """Decode as the memory's plan says; what breaks in half precision is decoded once more in float32.
+
+    ``vae`` brings the VAE to where it works, in the number format that it is called with.
+    """
+    for dtype in dict.fromkeys((memory.vae_dtype, torch.float32)):
+        try:
+            with vae(dtype=dtype) as module, interruptible(module, check, marks_on(memory.device.device)):
+                return decode(module, latents, memory.plan.decoding if memory.plan else "whole", check)
+        except BrokenPicture:
+            if dtype == torch.float32 or not finite(latents):
+                raise
+        notice(f"The picture broke while it was decoded in {str(dtype).removeprefix('torch.')}: once more in float32.")
+    raise AssertionError("the last format is float32")
+
+
+def check_latents(x: Tensor, recipe: Recipe, step: int) -> None:
+    """Raise :class:`BrokenPicture`, naming model and LoRAs, when a step's latents are no numbers any more."""
+    if finite(x):
+        return
+    refined = recipe.refiner is not None and recipe.switch is not None and step > recipe.switch
+    model = str(recipe.refiner if refined else recipe.base)
+    loras = [] if refined else [f"{use.name} at {use.weight:g}" for use in recipe.loras]
+    suspects = f"{model} with {' and '.join(loras)}" if loras else model
+    raise BrokenPicture(
+        f"The picture broke in step {step} of {recipe.steps}: {suspects} answered with NaN or infinity.", REMEDY
+    )
 
 
 def finite(values: Tensor) -> bool:

@@ -244,7 +244,7 @@ def _model(engine: Engine, recipe: Recipe, stack: ExitStack) -> Denoise:
     engine._memory.prepare(path, "base")
     unet = stack.enter_context(engine._memory.use(path, "base", "unet"))
     prompts = engine.read(path, "base", recipe)
-    predict = predictor(unet, prompts, sizes_at(recipe, SDXL_BASE), guided=True, device=torch.device("cpu"))
+    predict = predictor(unet, prompts, sizes_at(recipe, SDXL_BASE), guided=True)
     return denoiser(predict, sdxl_table(), "eps", recipe.guidance)
 
 
@@ -312,8 +312,8 @@ def test_the_refiner_gets_plain_sizes_and_scores() -> None:
     assert positive == [896, 1152, 0, 0, 6.0] and negative == [896, 1152, 0, 0, 2.5]
 
 
-class _SmallCard(nn.Module):
-    """A network on a card with room for one picture at a time; answers the mean of its context."""
+class _Echo(nn.Module):
+    """A network that answers the mean of its context and notes how many it was asked at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -322,26 +322,27 @@ class _SmallCard(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, *, encoder_hidden_states: Tensor, **others: Any) -> tuple[Tensor]:
         self.batches.append(len(x))
-        if len(x) > 1:
-            raise torch.OutOfMemoryError("too small")
-        return (x * 0 + encoder_hidden_states.mean(),)
+        return (x * 0 + encoder_hidden_states.mean(dim=(1, 2))[:, None, None, None],)
 
 
-def test_without_memory_for_both_they_are_asked_one_after_the_other(request_: Request) -> None:
-    unet = _SmallCard()
+@pytest.mark.parametrize(("together", "batches"), [(True, [2, 2]), (False, [1, 1, 1, 1])])
+def test_prompt_and_negative_prompt_are_asked_as_the_plan_says(
+    request_: Request, together: bool, batches: list[int]
+) -> None:
+    unet = _Echo()
     texts = [TextConditioning(torch.full((1, 77, 4), value), torch.zeros(1, 4)) for value in (2.0, 3.0)]
     sizes = sizes_at(recipe_of(request_), SDXL_BASE)
-    predict = predictor(unet, Prompts(*texts), sizes, guided=True, device=torch.device("cpu"))
+    predict = predictor(unet, Prompts(*texts), sizes, guided=True, together=together)
     for _ in range(2):
         cond, uncond = predict(torch.zeros(1, 4, 8, 8), 1.0)
         assert uncond is not None and (cond.mean(), uncond.mean()) == (2.0, 3.0)
-    assert unet.batches == [2, 1, 1, 1, 1], "it is not tried again in the next step"
+    assert unet.batches == batches
 
 
 def test_guidance_1_asks_for_the_prompt_only(request_: Request) -> None:
-    unet = _SmallCard()
+    unet = _Echo()
     text = TextConditioning(torch.ones(1, 77, 4), torch.zeros(1, 4))
     sizes = sizes_at(recipe_of(request_), SDXL_BASE)
-    predict = predictor(unet, Prompts(text, text), sizes, guided=False, device=torch.device("cpu"))
+    predict = predictor(unet, Prompts(text, text), sizes, guided=False)
     assert predict(torch.zeros(1, 4, 8, 8), 1.0)[1] is None
     assert unet.batches == [1]

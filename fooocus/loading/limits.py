@@ -1,0 +1,90 @@
+"""What was too much for this computer's card, remembered between runs so that nobody runs into it twice.
+
+Kept in a small file by card and by what was asked of it. An entry is forgotten when clearly more memory is free than
+when it was written: then another program had the card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from fooocus.memory.need import Need
+from fooocus.memory.plan import Plan, Space, Steps
+
+# So much more than at the time is clearly more.
+_CLEARLY, _CLEARLY_BYTES = 1.25, 256 * 2**20
+_MOST = 200  # entries; the oldest go first
+
+
+def limits_key(device: str, space: Space, need: Need) -> str:
+    """Name a card and what a recipe asks of it."""
+    weights = "+".join(str(unet.count) for unet in need.unets)
+    asked = f"{need.width}x{need.height}, {need.base.itemsize} bytes, {weights}"
+    return f"{device}, {space.card_bytes >> 20} MiB: {asked}{'' if need.guided else ', no guidance'}"
+
+
+class Limits:
+    """The steps that plans had to go down, by key. ``file`` None remembers for this run only."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._entries: dict[str, dict[str, int]] = _read(file) if file is not None else {}
+
+    def steps(self, key: str, space: Space) -> Steps:
+        """Return where to begin: at the top, unless the memory ran out before on no more than there is now."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return Steps()
+        before, now = entry["free_bytes"], _free(space)
+        if now > max(before * _CLEARLY, before + _CLEARLY_BYTES):
+            del self._entries[key]
+            self._write()
+            return Steps()
+        return Steps(entry["text"], entry["sampling"], entry["decoding"])
+
+    def note(self, key: str, plan: Plan) -> None:
+        """Remember that only this plan was small enough."""
+        self._entries.pop(key, None)
+        self._entries[key] = {**dataclasses.asdict(plan.steps), "free_bytes": _free(plan.space)}
+        while len(self._entries) > _MOST:
+            del self._entries[next(iter(self._entries))]
+        self._write()
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        part = self._file.with_name(self._file.name + ".part")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(self._entries, indent=1), encoding="utf-8")
+            os.replace(part, self._file)
+        except OSError as error:
+            # The picture matters more; next time the memory runs out once more.
+            logging.getLogger("fooocus.loading").warning("%s cannot be written: %s", self._file, error)
+
+
+def _free(space: Space) -> int:
+    if space.card:
+        return space.card_free_bytes or 0
+    return space.main_free_bytes
+
+
+def _read(file: Path) -> dict[str, dict[str, int]]:
+    """Read the file; what somebody else has put there is left out."""
+    try:
+        values: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    fields = {*(field.name for field in dataclasses.fields(Steps)), "free_bytes"}
+    return {
+        str(key): {name: int(number) for name, number in entry.items()}
+        for key, entry in (values.items() if isinstance(values, dict) else ())
+        if isinstance(entry, dict)
+        and entry.keys() == fields
+        and all(isinstance(number, int) and number >= 0 for number in entry.values())
+    }
