@@ -82,6 +82,7 @@ class Stream:
         self._called: dict[int, int] = {}  # parcel -> its layers called in this pass
         self._wanted: dict[int, int] = {}  # the same of the last whole pass
         self._sums = NO_SUMS
+        self._buffers: list[tuple[nn.Module, str, Tensor]] = []
         self._empty = torch.empty(0, dtype=dtype, device=self.device)
 
     @property
@@ -122,7 +123,7 @@ class Stream:
         if self._lane is None:
             self.unbind()
             return
-        self._move_buffers(self.device)
+        self._bring_buffers()
         staying, streamed = self._parted(resident_bytes, ring_bytes)
         if streamed != self._streamed:
             self._pack(streamed)
@@ -194,15 +195,22 @@ class Stream:
                 unit.home = {leaf: self._restored(unit, leaf) for leaf in unit.resident}
                 unit.resident = None
                 unit.point(unit.home)
-        self._move_buffers(torch.device("cpu"))
+        self._leave_buffers()
         self._ring = None
 
-    def _move_buffers(self, device: torch.device) -> None:
+    def _bring_buffers(self) -> None:
         """Bring along what is no weight: constants, such as the numbers of a text's places."""
         for module in self._network.module.modules():
             for leaf, buffer in module._buffers.items():
                 if buffer is not None:
-                    module._buffers[leaf] = buffer.to(device)
+                    self._buffers.append((module, leaf, buffer))
+                    module._buffers[leaf] = buffer.to(self.device)
+
+    def _leave_buffers(self) -> None:
+        """Show the constants in main memory again."""
+        for module, leaf, buffer in self._buffers:
+            module._buffers[leaf] = buffer
+        self._buffers.clear()
 
     def _keep(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         return tensor.to(dtype, copy=True) if self._lane is None else self._lane.keep(tensor, dtype)
