@@ -48,6 +48,9 @@ TABS: tuple[tuple[Group, str], ...] = (
 TIMED = ("performance", "size", "count", "steps", "switch", "guidance", "sampler", "base", "refiner", "lines")
 _KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
 _LOOK_AT_WORKER_SECONDS = 0.5
+# Streams of answers that Gradio's queue keeps open at once. Each tab holds one for as long as it is open, and another
+# while it watches a job; with Gradio's own 40 the twenty-first tab would wait for somebody to leave.
+_AT_ONCE = 1000
 _SIGN_OF_LIFE_SECONDS = 10.0
 
 # What was typed and set is kept by kept.js: in the browser, and on the server for the same person's other devices.
@@ -116,6 +119,7 @@ class Page:
             self._arrived = gr.Textbox(elem_id="arrived", visible="hidden", container=False)
             self._memory = gr.Textbox(visible=False)
             self._wire(blocks)
+        blocks.max_threads = _AT_ONCE
         blocks.queue(default_concurrency_limit=None, api_open=False)
         return blocks
 
