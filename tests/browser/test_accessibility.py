@@ -19,8 +19,10 @@ def test_no_state_has_a_barrier(server: PageServer, visit: Visit) -> None:
     def look(state: str) -> None:
         found[state] = visitor.barriers()
         visitor.page.emulate_media(color_scheme="dark")  # of another theme only the colours can be a barrier
+        visitor.page.wait_for_selector("body.dark")  # Gradio's own colours follow a moment later
         found[f"{state}, dark"] = visitor.barriers("color-contrast")
         visitor.page.emulate_media(color_scheme="light")
+        visitor.page.wait_for_selector("body:not(.dark)")
 
     look("empty")
     visitor.generate("two pictures --repeat 2")
@@ -37,6 +39,8 @@ def test_no_state_has_a_barrier(server: PageServer, visit: Visit) -> None:
     visitor.generate("slow lighthouse")
     visitor.wait_phase("running", 60)
     look("running")
+    visitor.page.click("#stop")
+    visitor.wait_phase("cancelled", 60)
     assert {state: problems for state, problems in found.items() if problems} == {}
 
 
