@@ -46,6 +46,7 @@ from fooocus.render.hashes import FileHashes
 from fooocus.render.interrupt import interruptible, marks_on
 from fooocus.render.job import JobRun
 from fooocus.render.latents import check_latents, decode_surely
+from fooocus.render.preview import SMALL_VAE_CHANNELS, known_mix, measured_mix
 from fooocus.render.room import with_room
 from fooocus.render.text import Encoder, encode_text
 from fooocus.render.watch import SILENT, Watch
@@ -99,6 +100,8 @@ class Engine:
         self.config = config
         self._latents_file = latents_file
         self.previews = previews
+        self.mix = known_mix()  # how the latents of the present model look
+        self._mixes: dict[Path, Tensor] = {}
         fast = read_fast(config.fast)
         self._memory = memory or Memory(
             choose_device(config.device, config.dtype, short_numbers=fast.short_numbers),
@@ -181,6 +184,8 @@ class Engine:
         self._arrange(recipe, files, watch.notice)
 
         architecture = self._memory.architecture(files.base, "base")
+        if self.previews:
+            self.mix = self._mix(files)
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
         sigmas = sigmas_for(sampler, recipe.schedule, recipe.steps, table)
         shape = (1, 4, recipe.size.height // 8, recipe.size.width // 8)
@@ -226,6 +231,17 @@ class Engine:
         if plan.space.card or plan.base.from_file:
             notice(sentence(plan))
         return plan
+
+    def _mix(self, files: Files) -> Tensor:
+        """Return how previews mix the channels of latents: SDXL's way, or measured where the VAE is a small one."""
+        architecture = self._memory.architecture(files.base, "base")
+        vae_inside = architecture.blueprints.get("vae") if files.vae is None else None
+        if vae_inside is None or vae_inside.config["block_out_channels"][0] > SMALL_VAE_CHANNELS:
+            return known_mix()
+        if files.base not in self._mixes:
+            with self._memory.use_vae(files.base) as vae:
+                self._mixes[files.base] = measured_mix(vae, architecture.latent_scale)
+        return self._mixes[files.base]
 
     def _find(self, recipe: Recipe) -> Files:
         return Files(

@@ -112,7 +112,7 @@ class JobRun:
         self._engine.leave_card()
         if state is None:
             return here
-        seen = None if state.denoised is None else preview_jpeg(state.denoised)
+        seen = None if state.denoised is None else preview_jpeg(state.denoised, self._engine.mix)
         return dataclasses.replace(here, step=state.step, steps=self._recipes[number - 1].steps, preview=seen)
 
     def _save(self, path: Path, rendered: Rendered, recipe: Recipe, format: Format, watch: Watch) -> Path:
@@ -141,7 +141,9 @@ class JobRun:
         def step(state: State, steps: int) -> None:
             self._states[number] = state
             seen = state.denoised if self._engine.previews else None
-            self._emit(Step(number, count, state.step, steps, None if seen is None else preview_jpeg(seen)))
+            self._emit(
+                Step(number, count, state.step, steps, None if seen is None else preview_jpeg(seen, self._engine.mix))
+            )
 
         def check() -> None:
             self._control.check()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -45,6 +46,8 @@ _PACE_WEIGHT = 0.3  # of the newest step in the running mean of seconds per step
 _WAIT_SECONDS = 1.0  # longest wait for an event before the count of waiting jobs is looked at again
 _IDLE_SECONDS = 0.1
 _KEPT_PREVIEWS = 64
+# Notices of a worker that say that all is well: the command line tells them, the page keeps still.
+_AS_EXPECTED = re.compile(r"LoRA .+: (\d+) of \1 modules matched\.", re.DOTALL)
 _SLOW = "Computing on processor (there is"  # what a worker says at a job's begin, see loading/device.py
 
 
@@ -149,6 +152,8 @@ def fold(view: View, event: Event, now: float, outputs: Path) -> View:
             saved = tuple(sorted((*others, newest), key=lambda one: one.number))
             view = change(view, phase="running", picture=number, pictures=pictures, saved=saved, stepped_at=0.0)
             return _advance(view, 1.0)
+        case Notice(text) if _AS_EXPECTED.fullmatch(text):
+            return view
         case Notice(text):
             return change(view, notice=text, slow=text if text.startswith(_SLOW) else view.slow)
         case Paused(picture, pictures, step, steps):

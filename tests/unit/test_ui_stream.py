@@ -181,3 +181,10 @@ def test_a_job_of_an_older_version_still_opens() -> None:
     id = jobs.submit({"prompt": "old", "gone": 1}, "me")
     view = opening(jobs.job(id))
     assert (view.prompt, view.pictures, view.phase) == ("old", 1, "waiting")
+
+
+def test_a_lora_that_fits_as_a_whole_is_no_news(tmp_path: Path) -> None:
+    view = fold(View("j", "running"), Notice("Computing on processor."), 0.0, tmp_path)
+    assert fold(view, Notice("LoRA offset: 213 of 213 modules matched."), 0.0, tmp_path) == view
+    told = fold(view, Notice("LoRA offset: 21 of 213 modules matched."), 0.0, tmp_path)
+    assert told.notice == "LoRA offset: 21 of 213 modules matched."

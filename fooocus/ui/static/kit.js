@@ -139,7 +139,7 @@ export class Picker {
     this.value = value;
     const option = this.options().find((one) => one.value === value);
     this.name.textContent = option?.title ?? (value || this.empty);
-    const plain = option && option.plain;
+    const plain = option ? option.plain : !value;
     if (plain) this.name.removeAttribute("translate");
     else this.name.setAttribute("translate", "no");
     const wrong = option ? option.why : value ? lost : "";
