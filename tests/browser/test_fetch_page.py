@@ -88,6 +88,7 @@ def doctor(server: PageServer) -> list[str]:
         run.close()
 
 
+@pytest.mark.slow  # half a minute; the short form without a page is in tests/fault
 def test_a_killed_page_goes_on_where_it_was(page_server: StartPage, visit: Visit, tmp_path: Path) -> None:
     with FakeHub(SMALL) as hub:
         server = page_server(program=PROGRAM, settings=settings(SMALL, hub, tmp_path))

@@ -60,7 +60,7 @@ def test_it_begins_in_the_browsers_language_and_leaves_own_words_alone(server: P
     )
     page.wait_for_function("document.querySelector('.frame img')?.alt === 'Das Bild bis jetzt: slow Styles'")
     visitor.generate("Settings")
-    page.wait_for_selector('.queue:has-text("1 in der Warteschlange")')
+    page.wait_for_selector('#queue-open:has-text("1 in der Warteschlange")')
     assert (
         page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--word-stopping')") == '"Hält an"'
     )

@@ -120,8 +120,8 @@ def test_a_line_that_breaks_every_few_bytes_still_delivers(tmp_path: Path, clien
         hub.cut_every = 30_000
         fetch([hub], target, client)
         assert is_right(target)
-        assert hub.sent == SIZE
-        assert len(hub.asked) == 20
+        assert hub.sent == SIZE  # no byte twice
+        assert 20 <= len(hub.asked) <= 22  # a cut may fall together with the end of an answer
 
 
 def test_a_line_that_breaks_at_once_is_given_up(tmp_path: Path, client: httpx.Client) -> None:

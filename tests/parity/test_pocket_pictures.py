@@ -20,7 +20,11 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize(
     ("shape", "colour", "ground"),
-    [("circle", "red", "blue"), ("star", "yellow", "green"), ("heart", "purple", "white")],
+    [
+        ("circle", "red", "blue"),
+        pytest.param("star", "yellow", "green", marks=pytest.mark.slow),
+        pytest.param("heart", "purple", "white", marks=pytest.mark.slow),
+    ],
 )
 def test_a_prompt_becomes_exactly_that(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, shape: str, colour: str, ground: str

@@ -79,8 +79,9 @@
     remember,
     recall,
     prompt: (begin) => {
-      const there = box()?.value ?? "";
-      shown = there && there !== begin ? there : read(VALUES).prompt ?? begin;
+      const kept = read(VALUES).prompt ?? begin;
+      const there = box()?.value ?? ""; // looked at last: what is typed meanwhile is worth more
+      shown = there && there !== begin ? there : kept;
       return shown;
     },
     begin: () => {
