@@ -1,8 +1,9 @@
 """The day's pictures on one page, ``index.html`` beside them: opened from disk, without network and without scripts.
 
-A picture's block is appended; what was written before is not touched, so no crash can cost the day. The page puts the
-newest block first by its style sheet. Prompts may come from strangers' pictures, so every value is escaped and the page
-forbids itself scripts and addresses elsewhere. The recipe in a block can be copied and pasted into the prompt box.
+A picture's block is appended; what was written before is not touched, so no crash can cost the day; the block of a
+picture that is deleted later stays too, with its prompt. The page puts the newest block first by its style sheet.
+Prompts may come from strangers' pictures, so every value is escaped and the page forbids itself scripts and addresses
+elsewhere. The recipe in a block can be copied and pasted into the prompt box.
 """
 
 from __future__ import annotations

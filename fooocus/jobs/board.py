@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from fooocus.errors import StorageError
-from fooocus.events import Event, Paused, Queued, Step
+from fooocus.events import Cancelled, Event, Paused, Queued, Step
 from fooocus.jobs.feed import Feed
 from fooocus.jobs.store import Job, JobStore, unknown
 
@@ -50,6 +50,11 @@ class Board:
         if feed is not None:
             self._number += 1
             feed.add(self._number, event)
+
+    def cancelled(self, id: str) -> None:
+        """Tell that a job has left the queue, and the others where they stand now."""
+        self.publish(id, Cancelled())
+        self.tell_queue()
 
     def begin_again(self, id: str) -> None:
         """Forget that a job had ended; who watches it from now on sees it as it is in the store."""

@@ -86,8 +86,13 @@ class Orders:
         return let_go
 
     def adopt(self, old: str, new: str) -> None:
-        """Give the jobs of ``old`` to ``new``: one person's two browsers have become one."""
+        """Give the jobs of ``old`` to ``new``: one person's two browsers have become one.
+
+        If either has held its jobs back, all of them are held now.
+        """
         self._store.adopt(old, new)
+        if self._store.held(new):
+            self.hold(new)
 
     def held(self, owner: str) -> bool:
         """Return whether the jobs of ``owner`` are held back."""

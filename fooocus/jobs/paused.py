@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 
 from fooocus.errors import StorageError
-from fooocus.jobs.store import Job, JobStore
+from fooocus.jobs.store import SECOND_THOUGHTS_MS, Job, JobStore
 
 FOLDER = "paused"
-_SECOND_THOUGHTS_MS = 10 * 60_000
 
 
 def paused_file(data: Path, id: str) -> Path:
@@ -38,5 +37,5 @@ def _may_go_on(job: Job | None) -> bool:
     if job is None:
         return False
     if job.state == "cancelled":
-        return (job.ended_ms or 0) > time.time_ns() // 1_000_000 - _SECOND_THOUGHTS_MS
+        return (job.ended_ms or 0) > time.time_ns() // 1_000_000 - SECOND_THOUGHTS_MS
     return job.terminal is None

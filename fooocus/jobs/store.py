@@ -32,8 +32,9 @@ State = Literal["waiting", "running", "paused", "finished", "failed", "cancelled
 Terminal = events.Finished | events.Failed | events.Cancelled
 
 MAX_ATTEMPTS = 2  # a job that took the page process with it twice is not tried a third time
+SECOND_THOUGHTS_MS = 10 * 60_000  # so long a cancelled job can be taken back where it was
 _RUNNING: tuple[State, ...] = ("running",)
-_RESTING: tuple[State, ...] = ("waiting", "paused")
+RESTING: tuple[State, ...] = ("waiting", "paused")
 _FREE = "state = 'waiting' AND owner NOT IN (SELECT owner FROM holds)"  # what may begin
 _COLUMNS = """id, owner, request, state, position, created_ms, attempts, started_ms, ended_ms, terminal, paused,
     (SELECT '[' || group_concat(event, ',') || ']' FROM pictures WHERE job = jobs.id)"""
@@ -167,7 +168,7 @@ class JobStore:
 
     def cancel(self, id: str) -> bool:
         """Take a waiting or paused job out of the queue; return whether it was one."""
-        return self.finish(id, Cancelled(), states=_RESTING)
+        return self.finish(id, Cancelled(), states=RESTING)
 
     def restore(self, id: str, *, paused: bool = False) -> bool:
         """Undo :meth:`cancel`: put a cancelled job back where it was in the queue; return whether it was cancelled."""
@@ -220,9 +221,10 @@ class JobStore:
         return self._change("DELETE FROM holds WHERE owner = ?", owner)
 
     def adopt(self, old: str, new: str) -> None:
-        """Give every job of ``old`` to ``new``."""
+        """Give every job of ``old`` to ``new``; a queue that ``old`` holds back stays held."""
         with self._writing() as db:
             db.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (new, old))
+            db.execute("UPDATE OR REPLACE holds SET owner = ? WHERE owner = ?", (new, old))
 
     def held(self, owner: str) -> bool:
         """Return whether the jobs of ``owner`` are held back."""
@@ -265,7 +267,11 @@ class JobStore:
                     (id,),
                 )
                 again.insert(0, id)
-            db.execute("UPDATE jobs SET paused = NULL WHERE state IN ('finished', 'failed', 'cancelled')")
+            db.execute(
+                "UPDATE jobs SET paused = NULL"
+                " WHERE state IN ('finished', 'failed') OR state = 'cancelled' AND ended_ms <= ?",
+                (_now_ms() - SECOND_THOUGHTS_MS,),
+            )
         return tuple(again), tuple(failed)
 
     def begin_life(self) -> int:
@@ -355,7 +361,7 @@ def _job(row: tuple[Any, ...]) -> Job:
 
 def _replace(db: sqlite3.Connection, old: str, new: str, owner: str) -> None:
     row = db.execute("SELECT position FROM jobs WHERE id = ? AND owner = ?", (old, owner)).fetchone()
-    if row is not None and _finish(db, old, Cancelled(), _RESTING):
+    if row is not None and _finish(db, old, Cancelled(), RESTING):
         db.execute("UPDATE jobs SET position = ? WHERE id = ?", (row[0], new))
 
 

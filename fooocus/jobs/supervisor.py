@@ -31,7 +31,7 @@ from fooocus.jobs.paused import sweep
 from fooocus.jobs.process import RotatedLog, WorkerProcess, WorkerState
 from fooocus.jobs.renewal import Renewal
 from fooocus.jobs.restarts import FAILED_STARTS, Patience, Restarts
-from fooocus.jobs.store import Job, JobStore, State, Terminal, unknown
+from fooocus.jobs.store import RESTING, Job, JobStore, State, Terminal, unknown
 from fooocus.jobs.worker import WorkItem
 
 _RUNNING: tuple[State, ...] = ("running",)
@@ -94,8 +94,7 @@ class Jobs(Renewal):
         with self._lock:
             self._board.feed(id)
             if gone is not None and gone.state == "cancelled":
-                self._board.publish(gone.id, Cancelled())
-                self._board.tell_queue()
+                self._board.cancelled(gone.id)
             self._ask()
         return id
 
@@ -127,20 +126,18 @@ class Jobs(Renewal):
 
         A running job that does not stop in time loses its worker. Raises :class:`RequestError` for an unknown job.
         """
-        if self.store.cancel(id):
+        while not self.store.cancel(id):
             with self._lock:
-                self._board.publish(id, Cancelled())
-                self._board.tell_queue()
-            return True
-        if self.job(id).state != "running":
-            return False
-        with self._lock:
-            if self._board.feed(id).ended:
+                if (state := self.job(id).state) == "running":
+                    self._stops.setdefault(id, time.monotonic() + self._patience.stop_seconds)
+                    if self._process is not None:
+                        self._process.send({"stop": id})
+                    self._wake.notify()
+                    return True
+            if state not in RESTING:  # else it has left the card in between
                 return False
-            self._stops.setdefault(id, time.monotonic() + self._patience.stop_seconds)
-            if self._process is not None:
-                self._process.send({"stop": id})
-            self._wake.notify()
+        with self._lock:
+            self._board.cancelled(id)
         return True
 
     def skip(self, id: str) -> bool:
@@ -161,22 +158,22 @@ class Jobs(Renewal):
             return dataclasses.replace(self._state, pid=self._process.pid if self._process else None)
 
     def close(self) -> None:
-        """End the worker. A running job waits at the front of the queue for the next start, its attempt not counted."""
+        """End the worker. A running job is the next start's first, its attempt uncounted; one asked to pause rests."""
         with self._lock:
             self._shut.set()
             self._wake.notify()
             self._board.wake_all()
-            if self._state.job is not None:
-                self._wish(self._state.job, pause=True)
+            if self._state.job is not None and self._process is not None:
+                self._process.send({"pause": self._state.job})  # no wish of the person, who may have one
             self._rested.wait_for(lambda: self._state.job is None or not self._alive, self._patience.close_seconds)
         self._dispatcher.join()
         if self._process is not None:
             self._process.close(self._patience.close_seconds)
-        if self._state.job is not None:
+        if (id := self._state.job) is not None:
             try:
-                self.store.release(self._state.job)
+                self._put_back(id, self.job(id).paused)
             except StorageError as error:
-                _log().warning("job %s is put back at the next start: %s", self._state.job, error)
+                _log().warning("job %s is put back at the next start: %s", id, error)
 
     def _dispatch(self) -> None:
         while True:
@@ -328,9 +325,7 @@ class Jobs(Renewal):
 
     def _rest(self, id: str, paused: Paused) -> None:
         """The worker has left its job where it can go on: in this life of the page, or in the next."""
-        closing = self._shut.is_set()
-        rest = self.store.release if closing else self.store.rest
-        if not self._durably(id, lambda: rest(id, paused)):
+        if not self._durably(id, lambda: self._put_back(id, paused)):
             return
         with self._lock:
             stopped, stays = id in self._stops, self._wishes.get(id) is False
@@ -340,10 +335,16 @@ class Jobs(Renewal):
             self._board.tell_queue()
         if stopped:
             self.cancel(id)
-        elif stays and not closing:
+        elif stays and not self._shut.is_set():
             self.orders.resume(id)
 
     # Shared by the threads.
+
+    def _put_back(self, id: str, paused: Paused | None) -> bool:
+        """Let a running job rest, or, when the program closes and nobody asked for a pause, be the next one."""
+        if self._shut.is_set() and not self._wishes.get(id):
+            return self.store.release(id, paused)
+        return self.store.rest(id, paused or Paused())
 
     def _wish(self, id: str, *, pause: bool) -> bool:
         """Tell the worker to leave its job or to stay with it; return whether it has this job, or is about to."""

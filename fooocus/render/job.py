@@ -54,10 +54,10 @@ class JobRun:
             self._emit(self._leave())
 
     def _make(self, number: int) -> None:
+        if number in self._skipped or number in {saved.picture for saved in self._job.saved}:
+            return  # before a pause is looked for: the job is at its first picture that is not done
         self._picture = number
         self._control.check()
-        if number in self._skipped or number in {saved.picture for saved in self._job.saved}:
-            return
         recipe, count = self._recipes[number - 1], len(self._recipes)
         format, suffix = _FORMATS[self._request.format]
         path = picture_path(self._engine.config.outputs, self._job.created_ms, number, recipe.seed, suffix)

@@ -1,7 +1,8 @@
 """Use on another device: a link, good once and for some minutes, that makes a second browser the same person.
 
 The link only shows a button; what it does is done by the button. So a messenger that looks at the link before it is
-opened uses nothing up. Jobs that the second browser has made before come along.
+opened uses nothing up. Jobs that the second browser has made before go along to the person who made the link, and stay
+held if they were; the page says so before the button is pressed.
 """
 
 from __future__ import annotations
@@ -117,8 +118,9 @@ def _is_loopback(name: str) -> bool:
 
 
 _OFFER = (
-    '<p>Your prompt, your settings and your jobs of the other device will be here too.</p><form method="post">'
-    "<button>Use on this device</button></form>"
+    "<p>Your prompt, your settings and your jobs of the other device will be here too.</p>"
+    "<p>Jobs made here before go along to the person who made this link.</p>"
+    '<form method="post"><button>Use on this device</button></form>'
 )
 
 

@@ -1,6 +1,7 @@
 """What the page asks about pictures that were made: lists, thumbnails, settings, favourites, deleting.
 
-All of it stands behind the guard. A picture is named by its day and file name, never by a path; an uploaded one is read
+All of it stands behind the guard, and pictures have no owner: whoever has the password sees, marks and deletes all that
+this installation has made. A picture is named by its day and file name, never by a path; an uploaded one is read
 for its texts alone, in memory, and no pixel of it is decoded.
 """
 

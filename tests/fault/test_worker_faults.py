@@ -292,6 +292,57 @@ def test_a_closed_page_goes_on_with_the_picture_it_left(opened: Open) -> None:
     assert steps_of(second, id) == list(range(reached, 61))
 
 
+@pytest.mark.parametrize("fault", [{"steps": 9, "seconds": 0.3}, {"hang": True}])
+def test_a_job_that_was_asked_to_pause_before_the_page_closed_does_not_run_by_itself(
+    opened: Open, fault: dict[str, Any]
+) -> None:
+    first = opened(patience=Patience(close_seconds=1.0))
+    id = first.submit(fake(**fault), "me")
+    until(first, id, Notice)
+    time.sleep(0.1)  # it is in its first step
+    assert first.orders.pause(id)
+    first.close()
+    assert (first.job(id).state, first.job(id).attempts) == ("paused", 0)
+
+
+@pytest.mark.parametrize("moment", ["cancel", "get"])
+def test_a_stop_that_meets_a_pause_is_a_stop(opened: Open, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    jobs = opened()
+    id = jobs.submit(fake(steps=1000, seconds=0.01), "me")
+    until(jobs, id, Step)
+    real = getattr(jobs.store, moment)
+
+    def late(id: str) -> Any:
+        """The job leaves the card just after it was looked at."""
+        found = real(id)
+        monkeypatch.undo()
+        assert jobs.orders.pause(id)
+        end = time.monotonic() + 0.5  # it cannot leave while the one who looks keeps the lock
+        while not jobs.jobs(states=("paused",)) and time.monotonic() < end:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(jobs.store, moment, late)
+    assert jobs.cancel(id)
+    assert watch(jobs, id)[-1] == Cancelled()
+    assert jobs.job(id).state == "cancelled" and not jobs._stops
+    ends_well(jobs)
+
+
+def test_a_held_queue_stays_held_when_two_browsers_become_one(opened: Open) -> None:
+    jobs = opened()
+    running = jobs.submit(fake(steps=1000, seconds=0.01), "me")
+    until(jobs, running, Step)
+    jobs.orders.hold("tablet")
+    waiting = jobs.submit(fake(), "tablet")
+    jobs.orders.adopt("tablet", "me")
+    until(jobs, running, Paused)
+    assert jobs.orders.held("me") and not jobs.orders.held("tablet") and jobs.idle()
+    assert {jobs.job(id).owner for id in (running, waiting)} == {"me"}
+    jobs.cancel(running)
+
+
 def test_paused_jobs_are_cancelled_and_taken_back(opened: Open) -> None:
     jobs = opened()
     running = jobs.submit(fake(steps=2000, seconds=0.005), "me")

@@ -152,6 +152,29 @@ def test_a_running_job_rests_with_its_place(store: JobStore) -> None:
     assert store.queue() == (a, b), "it has kept its place"
 
 
+def test_a_cancelled_job_is_taken_back_where_it_was_after_a_restart_too(store: JobStore) -> None:
+    a, b = (store.submit({}, "me").id for _ in range(2))
+    place = Paused(2, 3, 12, 30, b"jpeg")
+    for id in (a, b):
+        store.claim_next()
+        assert store.rest(id, place) and store.cancel(id)
+    store._change("UPDATE jobs SET ended_ms = ended_ms - 600000 WHERE id = ?", b)
+    store.recover()
+    kept, late = store.get(a), store.get(b)
+    assert kept is not None and kept.paused == place
+    assert late is not None and late.paused is None, "ten minutes are over"
+
+
+@pytest.mark.parametrize("held", [("old",), ("old", "new"), ("new",), ()])
+def test_a_held_queue_is_adopted_as_held(store: JobStore, held: tuple[str, ...]) -> None:
+    id = store.submit({}, "old").id
+    for owner in held:
+        store.hold(owner)
+    store.adopt("old", "new")
+    assert store.held("new") == bool(held) and not store.held("old")
+    assert store.queue() == (() if held else (id,))
+
+
 def test_nobody_goes_before_other_people_by_reordering(store: JobStore) -> None:
     a, x, b, y = (store.submit({}, owner).id for owner in ("me", "you", "me", "you"))
     assert store.arrange("me", [b, a, x])

@@ -215,6 +215,21 @@ def test_favourites_survive_a_torn_line_and_old_marks_are_tidied(tmp_path: Path)
     assert len(file.read_text().splitlines()) < 10
 
 
+def test_lines_of_another_kind_outlive_the_tidying_and_a_mark_without_its_line_end_counts(tmp_path: Path) -> None:
+    file = tmp_path / "favourites.txt"
+    one, two = Place(DAY, "one.png"), Place(DAY, "two.png")
+    strange = b"# the best ones\n* 2026-11-23/one.png 5\n\xff\xfe\n"
+    file.write_bytes(strange + f"- {one}\n+ {one}\n".encode() * 1500 + f"+ {two}".encode())
+    assert Favourites(file).all() == {one, two}
+    tidied = file.read_bytes()
+    assert tidied.startswith(strange) and len(tidied.splitlines()) == 5
+    assert Favourites(file).all() == {one, two}
+    with file.open("ab") as lines:
+        lines.write(b"# the end")
+    Favourites(file).mark(two, on=False)
+    assert b"# the end\n" in file.read_bytes() and Favourites(file).all() == {one}
+
+
 def test_deleting_can_be_undone_and_then_ends_in_the_bin_under_its_own_path(
     begin: Callable[..., Library], outputs: Path
 ) -> None:

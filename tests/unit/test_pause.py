@@ -211,6 +211,16 @@ def test_what_was_skipped_before_a_pause_stays_skipped(engine: Engine, request_:
     assert [event.picture for event in run(engine, work) if isinstance(event, Saved)] == [2]
 
 
+def test_a_second_pause_right_after_resuming_keeps_the_picture(engine: Engine, request_: Request) -> None:
+    work = item(dataclasses.replace(request_, count=2))
+    first = run(engine, work, at_step(2, picture=2))
+    work = rest_of(work, first)
+    again = run(engine, work, lambda event: isinstance(event, Notice))
+    assert isinstance(again[-1], Paused) and again[-1].picture == 2 and again[-1].step == 2
+    work = dataclasses.replace(work, paused=again[-1])
+    assert steps(run(engine, work)) == [(2, 3), (2, 4)]
+
+
 def _cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-40])
 

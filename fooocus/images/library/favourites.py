@@ -1,7 +1,8 @@
 """Which pictures a person has marked. This cannot be rebuilt from anything, so it is no part of the index.
 
-A line per mark is appended and forced to the disk: ``+ day/name`` or ``- day/name``. A line that a crash cut off is as
-if it were not there; lines of another kind are kept out of the way and never written over.
+A line per mark is appended and forced to the disk: ``+ day/name`` or ``- day/name``. A mark that a crash cut off is as
+if it were not there; one that lacks only the end of its line counts. Lines of another kind are carried along as they
+are.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Favourites:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._marked, lines, torn = _read(path)
+        self._marked, self._others, lines, torn = _read(path)
         self._torn = torn  # the next line must not become a part of one that was cut off
-        if torn or lines > len(self._marked) + _SPARE_LINES:
+        if torn or lines > len(self._marked) + len(self._others) + _SPARE_LINES:
             self._rewrite()
 
     def __contains__(self, place: object) -> bool:
@@ -62,7 +63,8 @@ class Favourites:
         """Write the file anew without what says nothing any more; when that fails the old one stays."""
         fresh = self._path.with_suffix(".new")
         try:
-            with fresh.open("w", encoding="utf-8") as file:
+            with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(f"{line}\n" for line in self._others)
                 file.writelines(f"+ {place}\n" for place in sorted(self._marked))
                 file.flush()
                 os.fsync(file.fileno())
@@ -72,21 +74,24 @@ class Favourites:
             logging.getLogger("fooocus.library").warning("%s was not tidied: %s", self._path, error)
 
 
-def _read(path: Path) -> tuple[set[Place], int, bool]:
-    """Return the marked pictures, the number of lines, and whether the last one was cut off."""
+def _read(path: Path) -> tuple[set[Place], list[str], int, bool]:
+    """Return the marked pictures, the lines of another kind, the number of all, and whether the last has no end."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
-        return set(), 0, False
+        return set(), [], 0, False
     except OSError as error:  # the file stays as it is; only new marks are added to it
         logging.getLogger("fooocus.library").warning("The favourites %s cannot be read: %s", path, error)
-        return set(), 0, False
+        return set(), [], 0, False
     marked: set[Place] = set()
+    others: list[str] = []
     lines = text.split("\n")
-    for line in lines[:-1]:
+    for number, line in enumerate(lines, 1):
         place = parse_place(line[2:].rstrip("\r"))
         if place and line[:2] == "+ ":
             marked.add(place)
         elif place and line[:2] == "- ":
             marked.discard(place)
-    return marked, len(lines) - 1, lines[-1] != ""
+        elif line.strip() and not (number == len(lines) and line[0] in "+-"):  # the last may be a mark cut off
+            others.append(line)
+    return marked, others, len(lines) - 1, lines[-1] != ""

@@ -145,7 +145,10 @@ class Library:
         self._changes += 1
 
     def delete(self, places: Sequence[Place]) -> tuple[str, list[Place]]:
-        """Delete pictures; return the token that undoes it and those that were there."""
+        """Delete pictures; return the token that undoes it and those that were there.
+
+        Their blocks in the day's ``index.html``, with prompt and settings, are left.
+        """
         with self._looking:
             token, taken = self._bin.hold(places)
             self._index.forget(taken)
