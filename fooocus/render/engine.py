@@ -25,6 +25,7 @@ from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import advance, noise_for, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, Sampler, State
+from fooocus.errors import DeviceOutOfMemory
 from fooocus.families import attention
 from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.loading.catalog import Catalog
@@ -239,8 +240,11 @@ class Engine:
         if vae_inside is None or vae_inside.config["block_out_channels"][0] > SMALL_VAE_CHANNELS:
             return known_mix()
         if files.base not in self._mixes:
-            with self._memory.use_vae(files.base) as vae:
-                self._mixes[files.base] = measured_mix(vae, architecture.latent_scale)
+            try:
+                with self._memory.use_vae(files.base) as vae:
+                    self._mixes[files.base] = measured_mix(vae, architecture.latent_scale)
+            except (DeviceOutOfMemory, torch.OutOfMemoryError):
+                return known_mix()  # the colours of a preview are not worth the picture
         return self._mixes[files.base]
 
     def _find(self, recipe: Recipe) -> Files:

@@ -19,7 +19,6 @@ LATENT_TO_RGB = (
     (-0.2634, -0.0196, 0.0653),
     (0.0568, 0.1687, -0.0755),
     (-0.3112, -0.2359, -0.2076),
-    (0.0, 0.0, 0.0),  # nothing is added
 )
 SMALL_VAE_CHANNELS = 64  # at full resolution (SDXL: 128); up to here a decoding takes less time than a step
 _BLOCKS, _BLOCK_CELLS = 6, 4  # a field of random colours: enough to tell five numbers a channel
@@ -29,7 +28,7 @@ JPEG_QUALITY = 80
 
 def known_mix() -> Tensor:
     """Return SDXL's mix (5, 3): what each of four channels adds to red, green and blue, and what is always added."""
-    return torch.tensor(LATENT_TO_RGB)
+    return torch.tensor([*LATENT_TO_RGB, (0.0, 0.0, 0.0)])
 
 
 def measured_mix(vae: nn.Module, latent_scale: float) -> Tensor:
