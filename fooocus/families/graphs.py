@@ -69,7 +69,8 @@ class CudaRecorder:
             work()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may ask the card for memory meanwhile, such as the lane that sends the next network ahead.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = work()
         return graph.replay, output
 

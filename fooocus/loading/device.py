@@ -76,7 +76,8 @@ class Device:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Tell a full device from other faults; Metal has no error class of its own for it."""
     # The processor's allocator speaks of itself, in one way on Linux and in another on Windows.
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    # cuBLAS and cuDNN, which ask for workspace of their own, say CUBLAS_STATUS_ALLOC_FAILED and the like.
+    words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
 
 

@@ -22,10 +22,10 @@ import psutil
 import torch
 from torch import nn
 
-from fooocus.errors import DeviceOutOfMemory
 from fooocus.families import attention
 from fooocus.families.records import Architecture, Kind
 from fooocus.loading.checkpoint import Checkpoint, Role, open_checkpoint, open_vae
+from fooocus.loading.clearing import Clearing
 from fooocus.loading.device import Device
 from fooocus.loading.limits import Limits, limits_key
 from fooocus.loading.lora import (
@@ -41,7 +41,7 @@ from fooocus.loading.lora import (
 from fooocus.loading.needs import network_need, together
 from fooocus.loading.network import Network
 from fooocus.loading.order import Layer, layers_in_order
-from fooocus.loading.placement import Held, let_go, place_whole, send_ahead, send_home, settle
+from fooocus.loading.placement import Held, let_go, send_ahead, send_home
 from fooocus.loading.streaming import Stream
 from fooocus.loading.tensors import torch_dtype
 from fooocus.memory.need import RING_BYTES, Need
@@ -90,6 +90,7 @@ class Memory:
         self._held: dict[_Key, Held] = {}
         self._loras: dict[_Key, Lora] = {}
         self._layers: dict[_Key, tuple[Layer, ...]] = {}
+        self._clearing = Clearing(device, self._held)
         self._clock = itertools.count(1)
         self._check: Callable[[], object] = _never
 
@@ -178,8 +179,8 @@ class Memory:
             if self.plan is not None and self.plan.decoding == "processor":
                 if held.placed:
                     send_home(held, self.device)
-            elif self.device.apart and not held.placed:
-                self._place(held, self._work_bytes("decoding", held.size_bytes))
+            elif self.device.apart:
+                self._clearing.place(held, self._work_bytes("decoding", held.size_bytes))
             yield held.network.module
 
     def travels(self, role: Role) -> bool:
@@ -212,11 +213,7 @@ class Memory:
 
     def make_room(self) -> bool:
         """Send every network that is not in use away from the device; return whether that may have helped."""
-        resting = [held for held in self._held.values() if held.placed and not held.users]
-        for held in resting:
-            send_home(held, self.device)
-        self.device.release()
-        return bool(resting)
+        return self._clearing.everything()
 
     def _need(self, base: Path, refiner: Path | None, size: Size, *, guided: bool) -> Need:
         texts, unets, vae = [], [], None
@@ -311,13 +308,20 @@ class Memory:
 
     def _ready(self, held: Held, path: Path, role: Role, kind: Kind, berth: Berth) -> bool:
         """Bring a network to where it works; return whether it streams, or is widened on the processor."""
+        stage: Stage = "sampling" if kind == "unet" else "text"
         if berth.way == "streams" or self._widened(berth):
             self._streaming(held, path, role, kind, berth)
+            work = None if self._widened(berth) else self._work_bytes(stage, 0)
+            if held.settled_for(berth):
+                self._clearing.clear(work or 0)
+                return True
+            if held.settled and held.users == 1:  # for another size, or there was another amount of memory
+                send_home(held, self.device)
             if not held.settled:
-                self._settle(held, berth, "sampling" if kind == "unet" else "text")
+                self._clearing.settle(held, berth, self._ring_bytes(held), work)
             return True
-        if self.device.apart and held.home is None:
-            self._place(held, self._work_bytes("sampling" if kind == "unet" else "text", held.size_bytes))
+        if self.device.apart:
+            self._clearing.place(held, self._work_bytes(stage, held.size_bytes))
         return False
 
     def _order(self, path: Path, role: Role, kind: Kind) -> tuple[Layer, ...]:
@@ -335,42 +339,12 @@ class Memory:
         lane = None if near else self.device.lane()
         held.stream = Stream(held.network, self._order(path, role, kind), lane, dtype)
 
-    def _settle(self, held: Held, berth: Berth, stage: Stage) -> None:
-        """Take the device's memory for a network that streams, sending others home until it fits."""
-        ring = self._ring_bytes(held)
-        if not self._widened(berth):
-            self._clear(berth.resident_bytes + ring + self._work_bytes(stage, 0))
-        while not settle(held, self.device, berth, ring):
-            if not self._send_oldest_home():
-                raise _too_little(berth.resident_bytes + ring)
-
     def _ring_bytes(self, held: Held) -> int:
         return min(RING_BYTES, 2 * held.size_bytes)
 
     def _work_bytes(self, stage: Stage, size: int) -> int:
         """Return what the plan says that the work takes beside the weights."""
         return int(size * (WORKING_SHARE - 1)) if self.plan is None else work_bytes(self.plan, stage)
-
-    def _clear(self, wanted: int) -> None:
-        """Send others home until there is room."""
-        free = self.device.free_bytes()
-        while free is not None and free < wanted and self._send_oldest_home():
-            free = self.device.free_bytes()
-
-    def _place(self, held: Held, work_bytes: int) -> None:
-        """Copy a network to the device, sending others home until it fits."""
-        size = held.size_bytes
-        self._clear(size + work_bytes)
-        while not place_whole(held, self.device):
-            if not self._send_oldest_home():
-                raise _too_little(size)
-
-    def _send_oldest_home(self) -> bool:
-        resting = [held for held in self._held.values() if held.placed and not held.users]
-        if not resting:
-            return False
-        send_home(min(resting, key=lambda held: held.used), self.device)
-        return True
 
 
 def _never() -> None:
@@ -384,13 +358,6 @@ def _private_bytes(held: Held) -> int:
     name = held.network.names()[0]
     tensors = held.home or {name: held.network.module.get_parameter(name).data}
     return 0 if tensors[name].dtype == held.network.original(name).dtype else held.size_bytes
-
-
-def _too_little(wanted: int) -> DeviceOutOfMemory:
-    return DeviceOutOfMemory(
-        f"The graphics card has too little free memory for {wanted / 2**30:.1f} GB of weights.",
-        "Close other programs that use it, or start with --device cpu.",
-    )
 
 
 def _stamp(path: Path) -> _Key:

@@ -15,31 +15,46 @@ from fooocus.families import attention
 from fooocus.loading.device import Device, is_out_of_memory
 from fooocus.loading.lanes import Lane, Mark, Parcel, Piece
 from fooocus.loading.network import Network
-from fooocus.loading.streaming import NOTHING, PARCEL_BYTES, Stream
+from fooocus.loading.streaming import NOTHING, PARCEL_BYTES, Stream, resting
 from fooocus.memory.plan import Berth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Ahead:
-    """Weights that travel to the device before their network is wanted."""
+# A network that streams goes without this much more: it would gain less than what copying it again takes.
+_NEAR_BYTES = 256 * 2**20
 
-    def __init__(self, lane: Lane, tensors: Mapping[str, Tensor], dtype: torch.dtype, room_bytes: int) -> None:
+
+class Ahead:
+    """Weights that travel to the device before their network is wanted.
+
+    ``dtype`` is what the network computes in; with ``narrow``, weights stored in fewer bytes travel as they are.
+    """
+
+    def __init__(
+        self, lane: Lane, tensors: Mapping[str, Tensor], dtype: torch.dtype, room_bytes: int, *, narrow: bool
+    ) -> None:
         self._lane = lane
         self._sent: list[tuple[Tensor, Mark, dict[str, Piece]]] = []
         left, pieces, nbytes = room_bytes, {}, 0
         for name, tensor in tensors.items():
-            size = -(-tensor.numel() * dtype.itemsize // 256) * 256
+            piece = Piece(nbytes, resting(tensor, dtype) if narrow else dtype, tensor)
+            size = -(-piece.nbytes // 256) * 256
             if size > left:
                 break
-            pieces[name] = Piece(nbytes, dtype, tensor)
+            pieces[name] = piece
             nbytes, left = nbytes + size, left - size
             if nbytes >= PARCEL_BYTES:
                 self._send(pieces, nbytes)
                 pieces, nbytes = {}, 0
         if pieces:
             self._send(pieces, nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """What was sent takes on the device."""
+        return sum(target.numel() for target, _, _ in self._sent)
 
     def arrived(self) -> dict[str, Tensor]:
         """Return what was sent, by name; the computation waits for it."""
@@ -65,7 +80,8 @@ class Held:
     """A network in main memory. ``users`` counts the blocks that use it now: it is neither moved nor dropped then.
 
     ``home`` holds its tensors in main memory while it is whole on the device, ``notes`` what was added to them when it
-    left. ``stream`` is how it streams, ``settled`` whether that holds memory on the device now.
+    left. ``stream`` is how it streams, ``settled`` whether that holds memory on the device now, ``berth`` for which
+    berth it took it.
     """
 
     network: Network
@@ -75,6 +91,7 @@ class Held:
     notes: dict[str, object] = dataclasses.field(default_factory=dict)
     stream: Stream | None = None
     settled: bool = False
+    berth: Berth | None = None
     ahead: Ahead | None = None
 
     @property
@@ -89,10 +106,21 @@ class Held:
 
     @property
     def device_bytes(self) -> int:
-        """What it has on the device, without what is on its way."""
+        """What it has on the device, with its ring and what was sent ahead."""
+        ahead = self.ahead.nbytes if self.ahead is not None else 0
         if self.home is not None:
-            return self.size_bytes
-        return self.stream.resident_bytes if self.stream is not None and self.settled else 0
+            return self.size_bytes + ahead
+        return ahead + (self.stream.device_bytes if self.stream is not None and self.settled else 0)
+
+    def settled_for(self, berth: Berth) -> bool:
+        """Say whether it has settled as this berth wants it.
+
+        A little less on the device than there could be is no reason to copy everything again.
+        """
+        if not self.settled or self.berth is None:
+            return False
+        more = berth.resident_bytes - self.berth.resident_bytes
+        return 0 <= more <= _NEAR_BYTES and (berth.pinned_bytes > 0) == (self.berth.pinned_bytes > 0)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -132,7 +160,7 @@ def settle(held: Held, device: Device, berth: Berth, ring_bytes: int) -> bool:
     try:
         there = held.ahead.arrived() if held.ahead else NOTHING
         held.ahead = None
-        held.settled = True
+        held.settled, held.berth = True, berth
         stream.settle(berth.resident_bytes, ring_bytes, pin=berth.pinned_bytes > 0, ahead=there)
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -146,12 +174,12 @@ def settle(held: Held, device: Device, berth: Berth, ring_bytes: int) -> bool:
 def send_ahead(held: Held, device: Device, berth: Berth, ring_bytes: int, room_bytes: int) -> None:
     """Begin to copy what will stay on the device, as far as ``room_bytes`` go; nothing waits for it."""
     parameters = {name: parameter.data for name, parameter in held.network.module.named_parameters()}
-    dtype = device.dtype
+    dtype, streams = device.dtype, held.stream is not None
     if held.stream is not None:
         parameters = {name: parameters[name] for name in held.stream.staying(berth.resident_bytes, ring_bytes)}
-        dtype = held.stream.kept
+        dtype = held.stream.dtype
     try:
-        held.ahead = Ahead(device.lane(), parameters, dtype, room_bytes)
+        held.ahead = Ahead(device.lane(), parameters, dtype, room_bytes, narrow=streams)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -168,7 +196,7 @@ def send_home(held: Held, device: Device, *, placed: bool = True) -> None:
         held.ahead = None
     if held.settled and held.stream is not None:
         held.stream.close()
-        held.settled = False
+        held.settled, held.berth = False, None
     if held.home is not None:
         for name, parameter in module.named_parameters():
             unchanged = not placed or held.network.patches.get(name) == held.notes.get(name)

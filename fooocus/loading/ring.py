@@ -39,6 +39,11 @@ class Ring:
         self._next = 0  # place in the round of the parcel to be sent next
         self._free_after: Mark | None = lane.mark()
 
+    @property
+    def nbytes(self) -> int:
+        """Its own memory on the device."""
+        return self._buffer.numel()
+
     def start(self, numbers: Sequence[int]) -> None:
         """Begin a round of these parcels; what is here of it already, sent ahead in the last round, stays."""
         here = [held.number for held in self._held]

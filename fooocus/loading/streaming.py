@@ -44,7 +44,7 @@ class _Unit:
     pieces: dict[str, Piece] = dataclasses.field(default_factory=dict)
 
     def nbytes(self, dtype: torch.dtype) -> int:
-        return sum(_aligned(tensor.numel() * dtype.itemsize) for tensor in self.home.values())
+        return sum(_aligned(tensor.numel() * resting(tensor, dtype).itemsize) for tensor in self.home.values())
 
     def name_of(self, leaf: str) -> str:
         return f"{self.layer.name}.{leaf}"
@@ -68,10 +68,9 @@ class Stream:
         self._units = [
             _Unit(layer, modules[layer.name], _held(modules[layer.name])) for layer in layers if layer.name in modules
         ]
-        first = next(iter(self._units[0].home.values()))
-        self.device = lane.device if lane else first.device
-        narrow = first.dtype.itemsize < dtype.itemsize
-        self._kept = first.dtype if narrow else dtype  # what weights rest and travel in
+        weights = [tensor for unit in self._units for tensor in unit.home.values()]
+        self.device = lane.device if lane else weights[0].device
+        self._widens = any(resting(tensor, dtype) != dtype for tensor in weights)
         self._ring: Ring | None = None
         self._streamed: list[_Unit] = []
         self._parcels: list[Parcel] = []
@@ -91,14 +90,21 @@ class Stream:
         return sum(tensor.nbytes for unit in self._units for tensor in (unit.resident or {}).values())
 
     @property
-    def kept(self) -> torch.dtype:
-        """The number format in which weights rest on the device and travel to it."""
-        return self._kept
+    def device_bytes(self) -> int:
+        """What it takes on a device apart: the weights that stay there, and the ring."""
+        if self._lane is None:
+            return 0
+        return self.resident_bytes + (self._ring.nbytes if self._ring is not None else 0)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format that it computes in."""
+        return self._dtype
 
     @property
     def widens(self) -> bool:
-        """Say whether weights are widened as they are used."""
-        return self._kept != self._dtype
+        """Say whether some weights are widened as they are used."""
+        return self._widens
 
     @property
     def packed_bytes(self) -> int:
@@ -127,10 +133,13 @@ class Stream:
         staying, streamed = self._parted(resident_bytes, ring_bytes)
         if streamed != self._streamed:
             self._pack(streamed)
+        if not pin:
+            for parcel in self._parcels:
+                parcel.packed = None  # or it would be sent as it was, whatever is added to its weights later
         for unit in staying:
             there = {leaf: ahead.get(unit.name_of(leaf)) for leaf in unit.home}
             unit.resident = {
-                leaf: self._keep(tensor, self._kept) if (known := there[leaf]) is None else known
+                leaf: self._keep(tensor, resting(tensor, self._dtype)) if (known := there[leaf]) is None else known
                 for leaf, tensor in unit.home.items()
             }
         if self._parcels:
@@ -145,10 +154,10 @@ class Stream:
     def _parted(self, resident_bytes: int, ring_bytes: int) -> tuple[list[_Unit], list[_Unit]]:
         """Return the layers that stay and those that travel."""
         closed = [unit for unit in self._units if not unit.layer.opened]
-        small = [unit for unit in closed if unit.nbytes(self._kept) <= SMALL_BYTES]
+        small = [unit for unit in closed if unit.nbytes(self._dtype) <= SMALL_BYTES]
         others = [unit for unit in closed if unit not in small and not unit.layer.once]
-        sizes = [unit.nbytes(self._kept) for unit in others]
-        left = max(0, resident_bytes - sum(unit.nbytes(self._kept) for unit in small))
+        sizes = [unit.nbytes(self._dtype) for unit in others]
+        left = max(0, resident_bytes - sum(unit.nbytes(self._dtype) for unit in small))
         stays = choose_resident(sizes, [unit.layer.work for unit in others], left, ring_bytes)
         chosen = list(zip(others, stays, strict=True))
         return [*small, *(unit for unit, stay in chosen if stay)], [unit for unit, stay in chosen if not stay]
@@ -267,12 +276,12 @@ class Stream:
             unit.parcel, unit.pieces = None, {}
         self._streamed, self._parcels, self._sizes = list(units), [], []
         # One that fills more than half of the ring would stop it; it is fetched on the spot.
-        units = [unit for unit in units if unit.nbytes(self._kept) <= self._ring_bytes // 2]
+        units = [unit for unit in units if unit.nbytes(self._dtype) <= self._ring_bytes // 2]
         most = min(PARCEL_BYTES, self._ring_bytes // 3)
         groups: list[list[_Unit]] = []
         filled = most
         for unit in units:
-            size = unit.nbytes(self._kept)
+            size = unit.nbytes(self._dtype)
             if filled + size > most:
                 groups.append([])
                 filled = 0
@@ -283,8 +292,8 @@ class Stream:
             for unit in group:
                 unit.parcel = number
                 for leaf, tensor in unit.home.items():
-                    unit.pieces[leaf] = Piece(ends[-1], self._kept, tensor)
-                    ends.append(ends[-1] + _aligned(tensor.numel() * self._kept.itemsize))
+                    piece = unit.pieces[leaf] = Piece(ends[-1], resting(tensor, self._dtype), tensor)
+                    ends.append(ends[-1] + _aligned(piece.nbytes))
             self._parcels.append(Parcel(ends[-1], [piece for unit in group for piece in unit.pieces.values()]))
             self._sizes.append(len(group))
 
@@ -326,6 +335,14 @@ class Stream:
                 self._ring.release(number)
 
         return after
+
+
+def resting(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return the number format in which a weight rests and travels where it computes in ``dtype``.
+
+    Files may mix formats, so it is every weight's own question: one format for all would round the wider ones.
+    """
+    return tensor.dtype if tensor.dtype.itemsize < dtype.itemsize else dtype
 
 
 def _held(module: nn.Module) -> dict[str, Tensor]:

@@ -25,7 +25,6 @@ from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import advance, noise_for, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, Sampler, State
-from fooocus.errors import DeviceOutOfMemory
 from fooocus.families import attention
 from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.loading.catalog import Catalog
@@ -186,7 +185,7 @@ class Engine:
 
         architecture = self._memory.architecture(files.base, "base")
         if self.previews:
-            self.mix = self._mix(files)
+            self.mix = self._mix(files, watch.notice)
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
         sigmas = sigmas_for(sampler, recipe.schedule, recipe.steps, table)
         shape = (1, 4, recipe.size.height // 8, recipe.size.width // 8)
@@ -233,18 +232,19 @@ class Engine:
             notice(sentence(plan))
         return plan
 
-    def _mix(self, files: Files) -> Tensor:
+    def _mix(self, files: Files, notice: Callable[[str], object]) -> Tensor:
         """Return how previews mix the channels of latents: SDXL's way, or measured where the VAE is a small one."""
         architecture = self._memory.architecture(files.base, "base")
         vae_inside = architecture.blueprints.get("vae") if files.vae is None else None
         if vae_inside is None or vae_inside.config["block_out_channels"][0] > SMALL_VAE_CHANNELS:
             return known_mix()
         if files.base not in self._mixes:
-            try:
+
+            def measured() -> Tensor:
                 with self._memory.use_vae(files.base) as vae:
-                    self._mixes[files.base] = measured_mix(vae, architecture.latent_scale)
-            except (DeviceOutOfMemory, torch.OutOfMemoryError):
-                return known_mix()  # the colours of a preview are not worth the picture
+                    return measured_mix(vae, architecture.latent_scale)
+
+            self._mixes[files.base] = with_room(self._memory, "decoding", measured, notice)
         return self._mixes[files.base]
 
     def _find(self, recipe: Recipe) -> Files:

@@ -1,15 +1,16 @@
 """A graphics card that is main memory with a budget: what is too much for it is out of memory, as on a real one.
 
 Weights are counted as copies that networks still point at, rings and other buffers as long as they live, and the work
-of a network with a flat sum. The lane is the worst one allowed: a parcel's place is spoilt the moment it is sent, and
-its weights arrive only when somebody waits for them.
+of a network where a test says how much it takes. The lane is the worst one allowed: a parcel's place is spoilt the
+moment it is sent, and its weights arrive only when somebody waits for them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,15 @@ class FakeCard(Device):
         for parameter in module.parameters():
             parameter.data = self.place(parameter.data)
         self.taken.append(id(module))
+
+    @contextmanager
+    def working(self, nbytes: int) -> Iterator[None]:
+        """Count the memory that work takes beside the weights, until the block ends."""
+        self.account.take(nbytes, "work")
+        try:
+            yield
+        finally:
+            self.account.give(nbytes)
 
     def lane(self) -> LateLane:
         self.lanes.append(LateLane(self.account))

@@ -7,7 +7,9 @@ import dataclasses
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +17,14 @@ from torch import nn
 
 from fooocus.config import Config
 from fooocus.errors import BrokenPicture, DeviceOutOfMemory
+from fooocus.families.records import Kind
 from fooocus.loading import memory as memory_module
-from fooocus.loading.device import choose_device
+from fooocus.loading.checkpoint import Role
+from fooocus.loading.device import choose_device, is_out_of_memory
 from fooocus.loading.limits import Limits
 from fooocus.loading.memory import Memory
 from fooocus.memory.need import sdxl_need
-from fooocus.memory.plan import GIB, Space, Steps, make_plan
+from fooocus.memory.plan import GIB, Space, Stage, Steps, make_plan, work_bytes
 from fooocus.memory.words import sentence
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import load_styles
@@ -232,6 +236,66 @@ def test_memory_that_runs_out_anywhere_costs_no_picture(
     assert card.account.used_bytes == 0
 
 
+class Working(Memory):
+    """Its networks take as much memory beside their weights as the plan says that their work does."""
+
+    @contextlib.contextmanager
+    def use(self, path: Path, role: Role, kind: Kind) -> Iterator[nn.Module]:
+        # The two text encoders work one after the other, in the same memory.
+        stages: dict[Kind, Stage] = {"unet": "sampling", "text_g": "text"}
+        with super().use(path, role, kind) as module, self._work(stages.get(kind)):
+            yield module
+
+    @contextlib.contextmanager
+    def use_vae(self, *arguments: Any, **named: Any) -> Iterator[nn.Module]:
+        with super().use_vae(*arguments, **named) as module, self._work("decoding"):
+            yield module
+
+    def _work(self, stage: Stage | None) -> contextlib.AbstractContextManager[None]:
+        assert isinstance(self.device, FakeCard) and self.plan is not None
+        return self.device.working(0 if stage is None else work_bytes(self.plan, stage))
+
+
+@pytest.mark.parametrize("first", [64, 128])
+def test_a_second_picture_has_the_room_of_the_first(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """On a card for the UNet and its work, or the VAE and its work, but not for the VAE's beside the UNet."""
+    monkeypatch.setattr(FakeCard, "total_bytes", lambda self: 0)  # the driver takes nothing here
+    card = fake_card(221_000_000)
+    memory, limits = Working(card), []
+    monkeypatch.setattr(memory._limits, "note", lambda *arguments: limits.append(arguments))
+    engine = engine_with(tmp_path, memory)
+    told: list[str] = []
+    for pixels in (first, 128):
+        # Without LoRAs: the card does not count the sums that take the place of its copies.
+        alone = dataclasses.replace(recipe, refiner=None, switch=None, loras=(), size=Size(pixels, pixels), steps=1)
+        engine.render(alone, Watch(notice=told.append))
+        assert memory.plan is not None
+        assert (memory.plan.base.way, memory.plan.decoding, memory.plan.steps) == ("takes turns", "whole", Steps())
+    assert not limits and not [text for text in told if "ran out" in text]
+
+
+def test_a_network_that_streams_follows_the_plan_of_the_next_size(
+    tmp_path: Path, tiny: Path, recipe: Recipe, expected: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, limits = fake_card(64 * GIB), Limits(None)
+    memory, base = Memory(card, limits=limits), tiny / "tiny_base.safetensors"
+    engine = engine_with(tmp_path, memory)
+    free = card.account.budget_bytes
+    rest: list[int] = []
+    for tier in ("streams in part", "streams in part", "streams"):
+        monkeypatch.setattr(limits, "steps", lambda key, space, tier=tier: TIERS[tier])
+        assert close(engine.render(recipe).latents, expected)
+        counted = (memory._space().card_free_bytes or 0) - free
+        assert abs(counted) < 2**20, "what networks hold there is free for them, rings as well"
+        held = next(held for key, held in memory._held.items() if "unet" in key and str(base) in key)
+        assert held.stream is not None and held.settled and memory.plan is not None
+        assert held.berth == memory.plan.base
+        rest.append(held.stream.resident_bytes)
+    assert rest[0] == rest[1] > 2 * rest[2]
+
+
 def test_plans_that_failed_are_remembered_until_there_is_more(tmp_path: Path, recipe: Recipe) -> None:
     file = tmp_path / "memory.json"
     card = fake_card(64 * GIB)
@@ -351,6 +415,12 @@ def test_latents_that_break_name_model_and_loras(
         monkeypatch.setattr(engine_module, "advance", broken)
         with pytest.raises(BrokenPicture, match=f"step {step} of 4: .*{named}"):
             engine_with(tmp_path, Memory(CPU)).render(recipe)
+
+
+def test_libraries_that_get_no_memory_are_out_of_memory() -> None:
+    for text in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"):
+        assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
 
 
 def test_the_processor_is_chosen_with_a_reason() -> None:

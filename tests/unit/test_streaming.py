@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fooocus.bench import layout
@@ -145,6 +146,49 @@ def test_weights_rest_in_half_the_bytes_and_compute_in_full(
         stream.close()
         mapped = network.original("conv_in.weight")
         assert network.module.get_parameter("conv_in.weight").data_ptr() == mapped.data_ptr()
+
+
+def test_a_file_of_several_number_formats_keeps_every_one(
+    tmp_path: Path, tiny: Path, layers: tuple[Layer, ...], given: dict[str, Any]
+) -> None:
+    """The first weights in 8 bits, others in 16 and 32, as some files have them: none is rounded on the way."""
+    tensors = load_file(tiny / BASE)
+    mixed = (torch.float8_e4m3fn, torch.float16, torch.float32)
+    unets = [name for name in tensors if name.startswith("model.diffusion_model.")]
+    for number, name in enumerate(unets):
+        wide = tensors[name].float() * 1.001  # float16 cannot hold it
+        tensors[name] = wide.to(mixed[0] if "time_embed" in name or "input_blocks.0." in name else mixed[number % 3])
+    save_file(tensors, tmp_path / BASE)
+    checkpoint = open_checkpoint(tmp_path / BASE)
+    wanted = answers(unet(checkpoint, torch.float32).module, given, 2)
+    for lane in (LateLane(Account(10**12)), None):
+        network = unet(checkpoint, None)
+        stored = {parameter.dtype for parameter in network.module.parameters()}
+        assert stored == set(mixed)
+        stream = Stream(network, layers, lane, torch.float32)
+        stream.settle(streamed_bytes(network) // 3, RING, pin=lane is not None)
+        stream.bind()
+        assert all(torch.equal(a, b) for a, b in zip(answers(network.module, given, 2), wanted, strict=True))
+        assert {tensor.dtype for unit in stream._units for tensor in unit.home.values()} == stored
+        stream.close()
+
+
+def test_what_was_packed_is_not_sent_any_more_when_nothing_is_to_be(
+    checkpoint: Checkpoint, layers: tuple[Layer, ...], given: dict[str, Any], tiny: Path
+) -> None:
+    """Main memory became short between two pictures, and the LoRA is another: the old sums are gone."""
+    whole, network = unet(checkpoint, torch.float32), unet(checkpoint, torch.float32)
+    stream = Stream(network, layers, LateLane(Account(10**12)), torch.float32)
+    lora = read_lora(tiny / LORA)
+    for weight, pin in ((0.5, True), (-1.0, False)):
+        stream.settle(0, RING, pin=pin)
+        for one in (whole, network):
+            apply_loras({"unet": one}, [(lora, weight)])
+            attention.forget(one.module)
+        stream.bind()
+        assert torch.equal(answers(network.module, given, 1)[0], answers(whole.module, given, 1)[0])
+        assert (stream.packed_bytes > 0) == pin
+        stream.close()
 
 
 def test_loras_come_and_go_while_it_streams(

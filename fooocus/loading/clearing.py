@@ -1,0 +1,72 @@
+"""Room on the device: who leaves it when another network, or the work itself, needs the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fooocus.errors import DeviceOutOfMemory
+from fooocus.loading.device import Device
+from fooocus.loading.placement import Held, place_whole, send_home, settle
+from fooocus.memory.plan import Berth
+
+
+class Clearing:
+    """Makes room on a device by sending home, of the networks in ``held``, those that rest; the longest unused first.
+
+    ``held`` is its owner's and changes under it.
+    """
+
+    def __init__(self, device: Device, held: Mapping[tuple[object, ...], Held]) -> None:
+        self._device, self._held = device, held
+
+    def clear(self, wanted: int) -> None:
+        """Send networks home until ``wanted`` bytes are free, as far as the device can tell and there are any."""
+        free = self._device.free_bytes()
+        while free is not None and free < wanted and self._send_oldest_home():
+            free = self._device.free_bytes()
+
+    def place(self, held: Held, work_bytes: int) -> None:
+        """Have a network whole on the device, and ``work_bytes`` free beside it; others leave until it fits.
+
+        Raises :class:`~fooocus.errors.DeviceOutOfMemory` when there is no room even without them.
+        """
+        if held.home is not None:
+            self.clear(work_bytes)  # what came since it was placed may have taken that
+            return
+        self.clear(held.size_bytes + work_bytes - held.device_bytes)  # a part may have been sent ahead
+        while not place_whole(held, self._device):
+            if not self._send_oldest_home():
+                raise _too_little(held.size_bytes)
+
+    def settle(self, held: Held, berth: Berth, ring_bytes: int, work_bytes: int | None) -> None:
+        """Take the device's memory for a network at home that streams, as :meth:`place` does.
+
+        ``work_bytes`` None is for the processor, where it takes none.
+        """
+        if work_bytes is not None:
+            self.clear(berth.resident_bytes + ring_bytes + work_bytes - held.device_bytes)
+        while not settle(held, self._device, berth, ring_bytes):
+            if not self._send_oldest_home():
+                raise _too_little(berth.resident_bytes + ring_bytes)
+
+    def everything(self) -> bool:
+        """Send every network that is not in use away from the device; return whether that may have helped."""
+        found = False
+        while self._send_oldest_home():
+            found = True
+        self._device.release()
+        return found
+
+    def _send_oldest_home(self) -> bool:
+        resting = [held for held in self._held.values() if held.placed and not held.users]
+        if not resting:
+            return False
+        send_home(min(resting, key=lambda held: held.used), self._device)
+        return True
+
+
+def _too_little(wanted: int) -> DeviceOutOfMemory:
+    return DeviceOutOfMemory(
+        f"The graphics card has too little free memory for {wanted / 2**30:.1f} GB of weights.",
+        "Close other programs that use it, or start with --device cpu.",
+    )
