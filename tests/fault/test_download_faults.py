@@ -121,7 +121,8 @@ def test_a_line_that_breaks_every_few_bytes_still_delivers(tmp_path: Path, clien
         fetch([hub], target, client)
         assert is_right(target)
         assert hub.sent == SIZE  # no byte twice
-        assert 20 <= len(hub.asked) <= 22  # a cut may fall together with the end of an answer
+        # Seen on a busy machine: one request more, which brought no byte; why is not known.
+        assert 20 <= len(hub.asked) <= 22
 
 
 def test_a_line_that_breaks_at_once_is_given_up(tmp_path: Path, client: httpx.Client) -> None:
