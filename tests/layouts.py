@@ -14,11 +14,13 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from fooocus.bench.layout import BASE as BASE
+from fooocus.bench.layout import LORA as LORA
+from fooocus.bench.layout import REFINER as REFINER
+from fooocus.bench.layout import header, published
+
 Shapes = dict[str, tuple[int, ...]]
 
-BASE = "sd_xl_base_1.0.safetensors"
-REFINER = "sd_xl_refiner_1.0.safetensors"
-LORA = "sd_xl_offset_example-lora_1.0.safetensors"
 _REAL = Path(__file__).resolve().parent.parent / "fooocus" / "bench" / "data" / "real_headers.json.gz"
 UNET = "model.diffusion_model."
 
@@ -35,27 +37,16 @@ class RealFile:
 def real_file(name: str) -> RealFile:
     """Read what is known of one of the three published files."""
     known = json.loads(gzip.decompress(_REAL.read_bytes()))[name]
-    shapes = {
-        tensor: tuple(int(n) for n in shape.split("x") if n)
-        for shape, names in known["tensors"].items()
-        for tensor in names
-    }
-    return RealFile(known["bytes"], known["metadata"], shapes)
+    return RealFile(known["bytes"], known["metadata"], published(name)[0])
 
 
 def write_sparse(
     path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str], *, file_bytes: int | None = None
 ) -> Path:
     """Write a safetensors file of F16 zeros without using disk; the header is padded to give ``file_bytes``."""
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * 2
-        entries[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    length = len(header) + -len(header) % 8 if file_bytes is None else file_bytes - 8 - end
-    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length))
-    os.truncate(path, 8 + length + end)
+    begin = header(shapes, metadata, file_bytes=file_bytes or 0)
+    path.write_bytes(begin)
+    os.truncate(path, len(begin) + sum(math.prod(shape) * 2 for shape in shapes.values()))
     return path
 
 

@@ -91,12 +91,13 @@ class CallClock:
 class MemoryGauge:
     """The most memory in use while a block runs: of the process in main memory, and of torch on the device.
 
-    ``device_bytes`` stays ``None`` where the device does not tell.
+    ``own_bytes`` is without the pages of mapped files; it and ``device_bytes`` stay ``None`` where nobody can tell.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.main_bytes = 0
+        self.own_bytes: int | None = None
         self.device_bytes: int | None = None
 
     @contextmanager
@@ -105,11 +106,18 @@ class MemoryGauge:
         done = threading.Event()
         process = psutil.Process()
 
+        def note() -> None:
+            found = process.memory_info()
+            self.main_bytes = max(self.main_bytes, found.rss)
+            if hasattr(found, "shared"):
+                self.own_bytes = max(self.own_bytes or 0, found.rss - found.shared)
+
         def look() -> None:
             while not done.wait(_LOOK_SECONDS):
-                self.main_bytes = max(self.main_bytes, process.memory_info().rss)
+                note()
 
-        self.main_bytes = process.memory_info().rss
+        self.main_bytes, self.own_bytes = 0, None
+        note()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         looking = threading.Thread(target=look, name="gauge", daemon=True)

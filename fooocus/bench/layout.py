@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
+Stored = Literal["F16", "BF16"]
 
 BASE = "sd_xl_base_1.0.safetensors"
 REFINER = "sd_xl_refiner_1.0.safetensors"
@@ -42,6 +45,23 @@ def published(name: str) -> tuple[Shapes, dict[str, str]]:
         for tensor in names
     }
     return shapes, known["metadata"]
+
+
+def header(
+    shapes: Mapping[str, Shape], metadata: Mapping[str, str], stored: Stored = "F16", *, file_bytes: int = 0
+) -> bytes:
+    """Return the beginning of a safetensors file whose tensors follow in order, without gaps; with its length.
+
+    It is padded to a multiple of eight, or so that the file will have ``file_bytes``.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * 2
+        entries[name] = {"dtype": stored, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    length = file_bytes - 8 - end if file_bytes else len(text) + -len(text) % 8
+    return length.to_bytes(8, "little") + text.ljust(length)
 
 
 def reduced(name: str) -> tuple[Shapes, dict[str, str]]:

@@ -35,7 +35,9 @@ from fooocus.request import LoraUse, Request
 @dataclasses.dataclass(frozen=True)
 class Timing:
     """One picture. ``steps`` are the seconds of each step, ``calls`` those of them spent inside the UNets; ``switch``
-    is the first step of the refiner. The first step of a network also brings it to the device."""
+    is the first step of the refiner. The first step of a network also brings it to the device. ``own_bytes`` of the
+    ``main_bytes`` of main memory are no pages of mapped files, which the system may take back at any time.
+    """
 
     text: float
     steps: tuple[float, ...]
@@ -45,6 +47,7 @@ class Timing:
     save: float
     picture: float
     main_bytes: int
+    own_bytes: int | None
     device_bytes: int | None
 
 
@@ -138,9 +141,10 @@ class Ours:
             return
 
 
-def with_files(request: Request, base: Path, refiner: Path, lora: Path) -> Request:
+def with_files(request: Request, base: Path, refiner: Path, lora: Path | None) -> Request:
     """Return the request for these files."""
-    return dataclasses.replace(request, base=str(base), refiner=str(refiner), loras=(LoraUse(str(lora), 0.5),))
+    loras = () if lora is None else (LoraUse(str(lora), 0.5),)
+    return dataclasses.replace(request, base=str(base), refiner=str(refiner), loras=loras)
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:
@@ -167,5 +171,6 @@ def _timing(told: Sequence[tuple[Event, float, float]], began: float, gauge: Mem
         save=saved[-1] - at["saving"],
         picture=saved[-1] - began,
         main_bytes=gauge.main_bytes,
+        own_bytes=gauge.own_bytes,
         device_bytes=gauge.device_bytes,
     )

@@ -103,6 +103,7 @@ class Peer:
             save=0.0,
             picture=ended - began,
             main_bytes=gauge.main_bytes,
+            own_bytes=gauge.own_bytes,
             device_bytes=gauge.device_bytes,
         )
 

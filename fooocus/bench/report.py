@@ -111,6 +111,13 @@ def overhead(timing: Mapping[str, Any]) -> float:
     return (sum(steps[i] for i in steady) - inside) / inside if inside else math.nan
 
 
+_MEMORIES = (
+    ("main memory", "main_bytes"),
+    ("main memory without pages of mapped files", "own_bytes"),
+    ("the device's memory", "device_bytes"),
+)
+
+
 def _beside(result: Mapping[str, Any]) -> list[str]:
     """Return the table of what happens beside the pictures."""
     rows = [("our loop beside the network's calls, share of these", _percents([overhead(t) for t in result["ours"]]))]
@@ -120,9 +127,9 @@ def _beside(result: Mapping[str, Any]) -> list[str]:
     rows += [(f"{role} UNet asked alone, s", _cell(seconds)) for role, seconds in result["bare_call_seconds"].items()]
     rows.append(("another weight of the LoRA, s", _cell(result["lora_change_seconds"])))
     rows += [(f"loading {name}, s", _cell(seconds)) for name, seconds in result["load_seconds"].items()]
-    for name, key in (("main memory", "main_bytes"), ("the device's memory", "device_bytes")):
+    for name, key in _MEMORIES:
         for who, timings in (("ours", result["ours"]), ("diffusers", result["peer"])):
-            known = [timing[key] for timing in timings if timing[key]]
+            known = [timing[key] for timing in timings if timing.get(key)]
             if known:
                 rows.append((f"most of {name}, {who}", _gib(max(known))))
     return ["| beside | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]

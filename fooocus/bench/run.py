@@ -3,6 +3,10 @@
 What was measured on another day, with other weights or beside other programs cannot be compared; so both make a
 picture, then both make one again (A B A B), and the table gives medians with their spread. The first picture of each
 warms up and does not count. Full size where there is a graphics card, reduced (see ``layout.py``) where there is none.
+
+Full size on a processor is a smoke test: every layer of the real thing, as little else as possible. Its weights are
+written in the format that it computes in, so that they stay the mapped file and main memory never holds a copy of them;
+hence no LoRA, which would copy the base, and no profiler.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import transformers
 
 from fooocus.bench.clock import now
 from fooocus.bench.kinds import kinds_of
-from fooocus.bench.layout import BASE, LORA, REFINER
+from fooocus.bench.layout import BASE, LORA, REFINER, Stored
 from fooocus.bench.options import BenchOptions
 from fooocus.bench.ours import Ours, Timing, with_files
 from fooocus.bench.peer import Peer
@@ -59,6 +63,7 @@ class Setting:
     steps: int
     switch: int
     runs: int
+    smoke: bool
 
 
 def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
@@ -80,8 +85,8 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
         mine.append(ours.picture())
         if peer:
             theirs.append(peer.picture(setting.request, setting.steps, setting.switch))
-    bare, kinds = _network(ours, memory)
-    changed = ours.change_lora(_LORA_WEIGHTS * max(1, setting.runs // 2))
+    bare, kinds = ({}, {}) if setting.smoke else _network(ours, memory)
+    changed = [] if setting.smoke else ours.change_lora(_LORA_WEIGHTS * max(1, setting.runs // 2))
     loads = [ours.load() for _ in range(min(setting.runs, 3))]
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -112,12 +117,13 @@ def _setting(config: Config, options: BenchOptions, tell: Tell) -> Setting:
         if full
         else (_REDUCED_SIZE, _REDUCED_STEPS, _REDUCED_RUNS)
     )
-    files = options.files or (_own_files(config) if full else None)
-    base, refiner, lora = files or random_files(config.data / "bench", full=full, told=tell)
+    files = options.files or (_own_files(config) if full and not smoke else None)
+    stored: Stored = "BF16" if smoke and chosen.dtype == torch.bfloat16 else "F16"
+    base, refiner, lora = files or random_files(config.data / "bench", full=full, stored=stored, told=tell)
     request = Request(
         prompt=PROMPT, negative=NEGATIVE, styles=(), seed=SEED, size=options.size or size, steps=options.steps or steps
     )
-    request = with_files(request, base, refiner, lora)
+    request = with_files(request, base, refiner, None if smoke else lora)
     (recipe,) = plan(request, Styles({}))
     return Setting(
         dataclasses.replace(config, outputs=config.data / "bench" / "outputs"),
@@ -128,6 +134,7 @@ def _setting(config: Config, options: BenchOptions, tell: Tell) -> Setting:
         recipe.steps,
         recipe.steps if recipe.switch is None else recipe.switch,
         options.runs or runs,
+        smoke,
     )
 
 

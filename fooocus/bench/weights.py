@@ -7,7 +7,6 @@ the network is. All values are cut from one pool of normal numbers, which makes 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -18,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from fooocus.bench.layout import BASE, LORA, REFINER, Shape, Shapes, published, reduced
+from fooocus.bench.layout import BASE, LORA, REFINER, Shape, Shapes, Stored, header, published, reduced
 from fooocus.errors import StorageError
 from fooocus.models.words import amount
 
@@ -28,23 +27,25 @@ _GAIN = 0.7  # of a matrix: below 1, so that a hundred layers one behind the oth
 _LORA_GAIN = 0.3
 
 
-def random_files(folder: Path, *, full: bool, told: Callable[[str], object] = lambda text: None) -> tuple[Path, ...]:
-    """Return base, refiner and LoRA in ``folder``, writing those that are not there yet.
+def random_files(
+    folder: Path, *, full: bool, stored: Stored = "F16", told: Callable[[str], object] = lambda text: None
+) -> tuple[Path, ...]:
+    """Return base, refiner and LoRA in ``folder``, writing those that are not there yet, in the format ``stored``.
 
     Raises :class:`StorageError` before anything is written if the disk has no room for them.
     """
     files = []
     for name in (BASE, REFINER, LORA):
-        path = folder / ("full" if full else "reduced") / name
+        path = folder / f"{'full' if full else 'reduced'}{'-bf16' if stored == 'BF16' else ''}" / name
         if not path.is_file():
             shapes, metadata = published(name) if full else reduced(name)
             told(f"Writing random weights: {path.name}, {amount(_size_bytes(shapes))}.")
-            _write(path, shapes, {**metadata, "fooocus.note": "random weights for measuring; draws nothing"})
+            _write(path, shapes, {**metadata, "fooocus.note": "random weights for measuring; draws nothing"}, stored)
         files.append(path)
     return tuple(files)
 
 
-def _write(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> None:
+def _write(path: Path, shapes: Shapes, metadata: Mapping[str, str], stored: Stored = "F16") -> None:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,29 +56,28 @@ def _write(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> None:
                 "Choose another data folder with --data.",
             )
         with part.open("wb") as file:
-            _write_tensors(file, shapes, metadata)
+            _write_tensors(file, shapes, metadata, stored)
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise StorageError(f"{path} cannot be written: {error}.", "Choose another data folder with --data.") from error
 
 
-def _write_tensors(file: BinaryIO, shapes: Shapes, metadata: Mapping[str, str]) -> None:
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * 2
-        entries[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    header = header.ljust(len(header) + -len(header) % 8)
-    file.write(len(header).to_bytes(8, "little") + header)
+def _write_tensors(file: BinaryIO, shapes: Shapes, metadata: Mapping[str, str], stored: Stored) -> None:
+    file.write(header(shapes, metadata, stored))
     pool = np.random.default_rng(SEED).standard_normal(_POOL, dtype=np.float32)
     scaled: dict[tuple[float, float], np.ndarray] = {}  # a few dozen: matrices have few different numbers of inputs
     for name, shape in shapes.items():
         mean, deviation = _distribution(name, shape)
         if (mean, deviation) not in scaled:
-            scaled[mean, deviation] = (pool * deviation + mean).astype(np.float16)
+            values = pool * deviation + mean
+            scaled[mean, deviation] = values.astype(np.float16) if stored == "F16" else _bfloat16(values)
         _write_values(file, scaled[mean, deviation], zlib.crc32(name.encode()) % _POOL, math.prod(shape))
+
+
+def _bfloat16(values: np.ndarray) -> np.ndarray:
+    """Return float32 values as bfloat16's bits: their upper half, rounded to the nearest."""
+    return ((values.view(np.uint32) + 0x8000) >> 16).astype(np.uint16)
 
 
 def _write_values(file: BinaryIO, pool: np.ndarray, start: int, count: int) -> None:

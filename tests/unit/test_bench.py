@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -159,11 +160,18 @@ def test_wrong_options_are_refused_before_anything_is_measured(capsys: pytest.Ca
 
 @pytest.mark.slow
 def test_sdxl_at_its_true_size_on_a_processor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Random weights of 13 GB, bfloat16, 256x256, 2 steps: every layer of the real thing, one after the other."""
+    """Random weights of 13 GB, bfloat16, 256x256, 2 steps: every layer of the real thing, one after the other.
+
+    The weights stay the mapped file: beside its pages the program takes little, so that any computer can run this.
+    """
     command = ["bench", "--full", "--device", "cpu", "--no-peer", "--json", "--data", str(tmp_path / "data")]
-    assert cli.main([*command, "--out", str(tmp_path / "tables")]) == 0
+    try:
+        assert cli.main([*command, "--out", str(tmp_path / "tables")]) == 0
+    finally:
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
     result = json.loads(capsys.readouterr().out)
     setting, (ours,) = result["setting"], result["ours"]
     assert (setting["full_size"], setting["random_weights"], setting["dtype"]) == (True, True, "bfloat16")
     assert (setting["size"], len(ours["steps"]), ours["switch"]) == ("256x256", 2, 1)
-    assert result["kinds_seconds"]["base"]["matrix product"] > 0
+    assert ours["main_bytes"] < 15 * 2**30
+    assert ours["own_bytes"] is None or ours["own_bytes"] < 3 * 2**30
