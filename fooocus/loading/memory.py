@@ -44,7 +44,7 @@ from fooocus.loading.order import Layer, layers_in_order
 from fooocus.loading.placement import Held, let_go, send_ahead, send_home
 from fooocus.loading.streaming import Stream
 from fooocus.loading.tensors import torch_dtype
-from fooocus.memory.need import RING_BYTES, Need
+from fooocus.memory.need import RING_BYTES, Need, sdxl_vae
 from fooocus.memory.plan import DRIVER_BYTES, Berth, Plan, Space, Stage, make_plan, step_down, work_bytes
 from fooocus.request import Size
 
@@ -231,7 +231,7 @@ class Memory:
             if "vae" in blueprints and vae is None:
                 vae = network_need(blueprints["vae"], file, self.vae_dtype)
         if vae is None:  # it lies in a file of its own; the base is no VAE's size
-            vae = dataclasses.replace(texts[0], count=83_653_863, itemsize=self.vae_dtype.itemsize, width=128)
+            vae = sdxl_vae(self.vae_dtype.itemsize)
         refining = unets[1] if len(unets) > 1 else None
         return Need(tuple(texts), unets[0], refining, vae, size.width, size.height, guided=guided)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import torch
 
@@ -16,35 +15,43 @@ _ONCE = (".attn2.to_k.weight", ".attn2.to_v.weight", ".attn2.to_k.bias", ".attn2
 
 
 def network_need(blueprint: Blueprint, file: TensorFile, dtype: torch.dtype) -> Network:
-    """Return a network in numbers, computing in ``dtype``."""
-    tensors = file.header.tensors
-    counts = {name: math.prod(source.shape(tensors[source.key].shape)) for name, source in blueprint.sources.items()}
-    stored: Counter[torch.dtype] = Counter()
+    """Return a network in numbers, computing in ``dtype``. Every tensor counts in its own format."""
+    resting = travel = once = opened = widened = copied = count = 0
     for name, source in blueprint.sources.items():
-        stored[torch_dtype(tensors[source.key])] += counts[name]
-    format = stored.most_common(1)[0][0]
+        stored = file.header.tensors[source.key]
+        number, format = math.prod(source.shape(stored.shape)), torch_dtype(stored)
+        nbytes = number * min(format.itemsize, dtype.itemsize)
+        count += number
+        resting += nbytes
+        once += number if name.endswith(_ONCE) else 0
+        opened += number if name.endswith(_OPENED) else 0
+        travel += 0 if name.endswith((*_ONCE, *_OPENED)) else nbytes
+        widened = max(widened, number) if format.itemsize < dtype.itemsize else widened
+        copied += number if format != dtype else 0
     config = blueprint.config
     widths = config.get("block_out_channels", (config.get("hidden_size", 0),))
     return Network(
-        count=sum(counts.values()),
-        itemsize=dtype.itemsize,
-        stored_itemsize=min(format.itemsize, dtype.itemsize),
-        once=sum(count for name, count in counts.items() if name.endswith(_ONCE)),
-        opened=sum(count for name, count in counts.items() if name.endswith(_OPENED)),
-        largest=max(counts.values()),
+        count,
+        dtype.itemsize,
+        resting,
+        travel,
+        once=once,
+        opened=opened,
+        widened=widened,
+        copied=copied,
         width=widths[0],
         context=config.get("cross_attention_dim", 0),
-        copied=format != dtype,
     )
 
 
 def together(networks: list[Network]) -> Network:
     """Return networks that are used at one time as one."""
     return Network(
-        count=sum(network.count for network in networks),
-        itemsize=networks[0].itemsize,
-        stored_itemsize=max(network.stored_itemsize for network in networks),
+        sum(network.count for network in networks),
+        networks[0].itemsize,
+        sum(network.resting_bytes for network in networks),
+        sum(network.travel_bytes for network in networks),
         opened=sum(network.opened for network in networks),
-        largest=max(network.largest for network in networks),
-        copied=any(network.copied for network in networks),
+        widened=max(network.widened for network in networks),
+        copied=sum(network.copied for network in networks),
     )

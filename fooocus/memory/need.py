@@ -35,22 +35,25 @@ TOKENS = 4 * 77
 class Network:
     """A network in numbers.
 
-    ``count`` are its weights, ``itemsize`` the bytes of each while it computes and ``stored_itemsize`` while it rests
-    or travels. ``once`` of the weights are asked once a prompt (keys and values of the text) and ``opened`` must be on
-    the device whenever it works, whatever else streams. ``largest`` is the largest layer, ``width`` the channels of
-    the first level, ``context`` the width of the text it reads. ``copied`` says that main memory must hold a copy to
-    compute with, because the file's own numbers are others.
+    ``count`` are its weights, ``itemsize`` the bytes of each while it computes. ``resting_bytes`` are all of them as
+    they rest: as they are stored, where that takes no more bytes than computing; ``travel_bytes`` those of the weights
+    that every step needs. ``once`` of the weights are asked once a prompt (keys and values of the text) and ``opened``
+    must be on the device whenever it works, whatever else streams. ``widened`` are the weights of the largest tensor
+    that is widened when it is used, ``copied`` those that main memory must hold a copy of to compute with, because the
+    file's own numbers are others. ``width`` is the channels of the first level, ``context`` the width of the text it
+    reads. Files may mix number formats, so every sum is one over tensors.
     """
 
     count: int
     itemsize: int
-    stored_itemsize: int
+    resting_bytes: int
+    travel_bytes: int = 0
     once: int = 0
     opened: int = 0
-    largest: int = 0
+    widened: int = 0
+    copied: int = 0
     width: int = 0
     context: int = 0
-    copied: bool = False
 
     @property
     def weight_bytes(self) -> int:
@@ -58,14 +61,14 @@ class Network:
         return self.count * self.itemsize
 
     @property
-    def travel_bytes(self) -> int:
-        """The weights that every step needs, as they travel."""
-        return (self.count - self.once - self.opened) * self.stored_itemsize
+    def widen_bytes(self) -> int:
+        """Room for the largest tensor in full width of those that travel in fewer bytes than they compute in."""
+        return self.widened * self.itemsize
 
     @property
-    def widen_bytes(self) -> int:
-        """Room for the largest layer in full width, where weights travel in fewer bytes than they compute in."""
-        return self.largest * self.itemsize if self.stored_itemsize < self.itemsize else 0
+    def copied_bytes(self) -> int:
+        """The main memory that it takes beside its file to compute on a processor."""
+        return self.copied * self.itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,30 +113,37 @@ def striped_work(need: Need, *, maps: bool) -> int:
 
 def sdxl_need(width: int = 1152, height: int = 896, *, itemsize: int = 2) -> Need:
     """Return what SDXL's base and refiner need, stored in half precision; weights counted on the networks."""
-    stored = min(itemsize, 2)
-    text_l, text_g, text_open = 123_060_480, 694_659_840, 49_408 * (768 + 1280) + 1280 * 1280
-    base = Network(
-        2_567_463_684,
-        itemsize,
-        stored,
-        copied=itemsize != 2,
-        once=340_787_200,
-        largest=29_493_760,
-        width=320,
-        context=2048,
-    )
-    refiner = Network(
-        2_259_526_660,
-        itemsize,
-        stored,
-        copied=itemsize != 2,
-        once=133_693_440,
-        largest=42_469_376,
-        width=384,
-        context=1280,
-    )
+    text_l, text_g = 123_060_480, 694_659_840
+    open_l, open_g = 49_408 * 768, 49_408 * 1280 + 1280 * 1280
+
+    def network(
+        count: int, largest: int, *, once: int = 0, opened: int = 0, width: int = 0, context: int = 0
+    ) -> Network:
+        stored = min(itemsize, 2)
+        other = itemsize != 2
+        return Network(
+            count,
+            itemsize,
+            count * stored,
+            (count - once - opened) * stored,
+            once=once,
+            opened=opened,
+            widened=largest if stored < itemsize else 0,
+            copied=count if other else 0,
+            width=width,
+            context=context,
+        )
+
+    base = network(2_567_463_684, 29_493_760, once=340_787_200, width=320, context=2048)
+    refiner = network(2_259_526_660, 42_469_376, once=133_693_440, width=384, context=1280)
     texts = (
-        Network(text_l + text_g, itemsize, stored, copied=itemsize != 2, opened=text_open, largest=6_558_720),
-        Network(text_g, itemsize, stored, copied=itemsize != 2, opened=text_open - 49_408 * 768, largest=6_558_720),
+        network(text_l + text_g, 6_558_720, opened=open_l + open_g),
+        network(text_g, 6_558_720, opened=open_g),
     )
-    return Need(texts, base, refiner, Network(83_653_863, 4, stored, width=128, copied=True), width, height)
+    return Need(texts, base, refiner, sdxl_vae(), width, height)
+
+
+def sdxl_vae(itemsize: int = 4) -> Network:
+    """Return what SDXL's VAE needs, stored in half precision."""
+    count = 83_653_863
+    return Network(count, itemsize, count * 2, copied=count if itemsize != 2 else 0, width=128)

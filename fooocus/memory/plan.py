@@ -269,12 +269,12 @@ def _pinnable(space: Space) -> int:
 
 def _on_processor(space: Space, need: Need) -> Iterator[_Sampling]:
     """Nothing on a card: copies of all UNets in main memory, of one at a time, or weights widened as they are used."""
-    copies = [unet.weight_bytes if unet.copied else 0 for unet in need.unets]
+    copies = [unet.copied_bytes for unet in need.unets]
     room = space.main_free_bytes - MAIN_SPARE_BYTES
     work = [unet_work(need, unet, together=True) for unet in need.unets]
     if sum(copies) + max(work) <= room or max(map(sum, zip(copies, work, strict=True))) <= room:
         yield _Sampling(tuple(Berth("processor") for _ in copies))
-    yield _Sampling(tuple(Berth("processor", from_file=unet.copied) for unet in need.unets))
+    yield _Sampling(tuple(Berth("processor", from_file=unet.copied > 0) for unet in need.unets))
 
 
 def _texts(space: Space, need: Need, sampling: _Sampling) -> Iterator[tuple[Berth, int]]:
@@ -292,9 +292,9 @@ def _texts(space: Space, need: Need, sampling: _Sampling) -> Iterator[tuple[Bert
         if usable is None or streamed <= usable:
             yield Berth("streams"), streamed
     room = space.main_free_bytes - MAIN_SPARE_BYTES
-    if sum(text.weight_bytes for text in need.texts if text.copied) <= room:
+    if sum(text.copied_bytes for text in need.texts) <= room:
         yield Berth("processor"), 0
-    yield Berth("processor", from_file=any(text.copied for text in need.texts)), 0
+    yield Berth("processor", from_file=any(text.copied > 0 for text in need.texts)), 0
 
 
 def _decodings(space: Space, need: Need, beside: int) -> Iterator[tuple[Decoding, int]]:

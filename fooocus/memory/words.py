@@ -36,7 +36,7 @@ def sentence(plan: Plan) -> str:
 
 def _staying(plan: Plan) -> str:
     parts = [
-        f"{berth.resident_bytes / GIB:.1f} of {unet.count * unet.stored_itemsize / GIB:.1f} GiB of the {name}"
+        f"{berth.resident_bytes / GIB:.1f} of {unet.resting_bytes / GIB:.1f} GiB of the {name}"
         for berth, unet, name in zip(plan.unets, plan.need.unets, ("base", "refiner"), strict=False)
     ]
     if sum(berth.resident_bytes for berth in plan.unets) == 0:
