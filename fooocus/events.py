@@ -1,10 +1,10 @@
 """What a job can say while it runs. Events are the only way back from the worker to the page.
 
-A job says any number of :class:`Queued`, :class:`Stage`, :class:`Step`, :class:`Saved` and :class:`Notice`, then
-exactly one of :class:`Finished`, :class:`Failed` and :class:`Cancelled`. :class:`Paused` is in between: it ends the
-worker's run (:data:`LAST`) but not the job, which says more when it is resumed. Events cross the process border as JSON
-objects whose ``event`` key is the class name in lower case. Pictures are counted from 1, because a person reads the
-numbers.
+A job says any number of :class:`Queued`, :class:`Stage`, :class:`Step`, :class:`Saved`, :class:`LeftOut` and
+:class:`Notice`, then exactly one of :class:`Finished`, :class:`Failed` and :class:`Cancelled`. :class:`Paused` is in
+between: it ends the worker's run (:data:`LAST`) but not the job, which says more when it is resumed. Events cross the
+process border as JSON objects whose ``event`` key is the class name in lower case. Pictures are counted from 1, because
+a person reads the numbers. A job may work on them in turns: an event speaks of its own picture and of no other.
 """
 
 from __future__ import annotations
@@ -56,6 +56,14 @@ class Saved:
 
 
 @dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """The person does not want this picture. Nothing more is said of it."""
+
+    picture: int
+    pictures: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Notice:
     """Something the person may want to know but need not act on, for example how many LoRA tensors matched."""
 
@@ -67,7 +75,8 @@ class Paused:
     """The job rests and the card is free; it goes on when it is resumed. Ends a worker's run, not the job.
 
     ``step`` of ``steps`` steps of picture ``picture`` are kept; 0 means that this picture begins anew. ``preview`` is a
-    JPEG of it, ``skipped`` are the pictures before it that the person did not want.
+    JPEG of it, ``skipped`` are the pictures that the person did not want. ``kept`` are all pictures of which steps are
+    kept, each with their number; the events of earlier versions leave it empty.
     """
 
     picture: int = 1
@@ -76,6 +85,7 @@ class Paused:
     steps: int = 0
     preview: bytes | None = None
     skipped: tuple[int, ...] = ()
+    kept: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Cancelled:
     """Terminal: the person stopped the job. Pictures saved before stay."""
 
 
-Event = Queued | Stage | Step | Saved | Notice | Paused | Finished | Failed | Cancelled
+Event = Queued | Stage | Step | Saved | LeftOut | Notice | Paused | Finished | Failed | Cancelled
 TERMINAL = (Finished, Failed, Cancelled)  # the end of a job
 LAST = (*TERMINAL, Paused)  # the end of a worker's run of it
 _BY_NAME: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
@@ -125,6 +135,8 @@ def from_json(values: dict[str, Any]) -> Event:
     for name in ("paths", "skipped"):
         if name in fields:
             fields[name] = tuple(fields[name])
+    if "kept" in fields:
+        fields["kept"] = tuple((picture, step) for picture, step in fields["kept"])
     return kind(**fields)
 
 

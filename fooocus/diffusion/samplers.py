@@ -49,10 +49,14 @@ def noise_for(
     sigmas: Sequence[float],
     *,
     first_step: int = 0,
+    last_step: int | None = None,
     device: torch.device | str = "cpu",
 ) -> PictureNoise:
-    """Return the noise of a run of one picture; what the sampler will ask for from ``first_step`` on is drawn ahead."""
-    steps = range(first_step, len(sigmas) - 1)
+    """Return the noise of a run of one picture.
+
+    What the sampler will ask for in the steps from ``first_step`` to before ``last_step`` is drawn ahead.
+    """
+    steps = range(first_step, len(sigmas) - 1 if last_step is None else last_step)
     queries = [pair for step in steps for pair in sampler.queries(sigmas, step)]
     return PictureNoise(seed, shape, sigmas, queries, device=device)
 

@@ -5,6 +5,9 @@ the tensors it was recorded with. Everything that could make it answer from stal
 are other tensors than before end it, a new prompt has the text's keys and values computed into their old places. When
 recording fails for whatever reason, the network is asked as usual from then on, and nobody waits twice.
 
+A graph holds the memory of a whole step's activations, and its weights must stay where they were when it was recorded.
+So it belongs to the network: whoever moves that network's weights calls :func:`release` (:mod:`fooocus.loading`).
+
 Recording itself is the card's affair (:class:`Recorder`); here is only what must be right on any device.
 """
 
@@ -86,11 +89,29 @@ class _Recorded:
     output: Tensor
 
 
+_PLACE = "_fooocus_replays"  # where a network carries its graphs
+
+
+def replays_of(unet: nn.Module, recorder: Recorder) -> Replays:
+    """Return the graphs that a network carries, or new ones."""
+    found = unet.__dict__.get(_PLACE)
+    if not isinstance(found, Replays):
+        found = unet.__dict__[_PLACE] = Replays(unet, recorder)
+    return found
+
+
+def release(unet: nn.Module) -> None:
+    """Let go of a network's graphs and their memory: its weights are about to move."""
+    found = unet.__dict__.get(_PLACE)
+    if isinstance(found, Replays):
+        found.drop()
+
+
 class Replays:
     """One UNet's graphs. Call it like :func:`ask`, inside of ``torch.no_grad()``."""
 
     def __init__(self, unet: nn.Module, recorder: Recorder) -> None:
-        self._unet = weakref.ref(unet)  # whoever keeps this beside the network must not keep the network
+        self._unet = weakref.ref(unet)  # the network carries this, and is freed at once when nobody wants it
         self._recorder = recorder
         self._weights: tuple[int, ...] = ()
         self._calls: dict[tuple[object, ...], int] = {}

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from fooocus.errors import StorageError
-from fooocus.events import Cancelled, Event, Paused, Queued, Step
+from fooocus.events import Cancelled, Event, LeftOut, Paused, Queued, Step
 from fooocus.jobs.feed import Feed
 from fooocus.jobs.store import Job, JobStore, unknown
 
@@ -87,8 +87,13 @@ class Board:
         if job.terminal:
             return [*past, job.terminal]
         rests = job.paused
-        if rests is not None and rests.step:
-            past.append(Step(rests.picture, rests.pictures, rests.step, rests.steps, rests.preview))
+        if rests is not None:
+            past += [LeftOut(picture, rests.pictures) for picture in rests.skipped]
+            steps = dict(rests.kept) | ({rests.picture: rests.step} if rests.step else {})
+            others = (picture for picture in steps if picture != rests.picture)
+            past += [Step(picture, rests.pictures, steps[picture], rests.steps) for picture in others]
+            if rests.step:
+                past.append(Step(rests.picture, rests.pictures, rests.step, rests.steps, rests.preview))
         if job.state == "paused":
             return [*past, dataclasses.replace(rests or Paused(), preview=None)]
         return [*past, Queued(self.ahead().get(job.id, 0))]

@@ -55,6 +55,10 @@ class Feed:
                 return
 
     def _thin(self) -> None:
-        """Drop the passing events of the older half."""
+        """Drop the passing events of the older half; how far each picture is can still be read off its last step."""
         half = len(self._events) // 2
-        self._events[:half] = [entry for entry in self._events[:half] if not isinstance(entry[1], _PASSING)]
+        last = {event.picture: number for number, event in self._events if isinstance(event, Step)}
+        kept = {*last.values()}
+        self._events[:half] = [
+            entry for entry in self._events[:half] if entry[0] in kept or not isinstance(entry[1], _PASSING)
+        ]

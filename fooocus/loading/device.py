@@ -9,7 +9,7 @@ import shutil
 import torch
 from torch import nn
 
-from fooocus.errors import ConfigError
+from fooocus.errors import ConfigError, DeviceOutOfMemory
 from fooocus.loading.lanes import CudaLane, Lane, PlainLane
 from fooocus.memory.cards import against_half
 
@@ -73,8 +73,10 @@ class Device:
             torch.mps.empty_cache()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell a full device from other faults; Metal has no error class of its own for it."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell a full device, or full main memory, from other faults; Metal has no error class of its own for it."""
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, DeviceOutOfMemory | MemoryError)
     # The processor's allocator speaks of itself, in one way on Linux and in another on Windows.
     # cuBLAS and cuDNN, which ask for workspace of their own, say CUBLAS_STATUS_ALLOC_FAILED and the like.
     words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")

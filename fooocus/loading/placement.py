@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fooocus.families import attention
+from fooocus.families import attention, graphs
 from fooocus.loading.device import Device, is_out_of_memory
 from fooocus.loading.lanes import Lane, Mark, Parcel, Piece
 from fooocus.loading.network import Network
@@ -191,6 +191,7 @@ def send_home(held: Held, device: Device, *, placed: bool = True) -> None:
     module = held.network.module
     if held.network.kind == "unet":
         attention.forget(module)
+        graphs.release(module)  # before the device gives back what is not in use
     if held.ahead is not None:
         held.ahead.close()
         held.ahead = None

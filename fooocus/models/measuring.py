@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fooocus.errors import FooocusError
-from fooocus.events import Event, Saved, Stage, Step
+from fooocus.events import Event, LeftOut, Saved, Stage, StageName, Step
 from fooocus.models.catalogue import Kind
 from fooocus.models.header import read_header
 from fooocus.models.pace import Pace, PaceMemory
@@ -103,16 +103,16 @@ class Measuring:
         def heard(event: Event) -> None:
             times.heard(event, time.monotonic())
             if isinstance(event, Saved) and event.picture <= len(recipes):
-                self._saved(times, recipes[event.picture - 1])
+                self._saved(times.finished(event.picture), recipes[event.picture - 1])
 
         return heard
 
-    def _saved(self, times: _Times, recipe: Recipe) -> None:
+    def _saved(self, spent: _Spent, recipe: Recipe) -> None:
         models = models_of(recipe)
         warm, self._models = models == self._models, models
         work = self._counter.count(recipe)
-        measured = times.taken(warm=warm)
-        whole = times.base_count + times.refiner_count == recipe.steps  # else it was paused, and only ended here
+        measured = spent.taken(warm=warm)
+        whole = len(spent.base) + len(spent.refiner) == recipe.steps  # else it was paused, and only ended here
         if work is None or measured is None or not whole:
             return
         self._memory.add(
@@ -122,8 +122,8 @@ class Measuring:
                 models,
                 warm,
                 work,
-                measured.base * times.base_count / max(work.base_steps, 1),
-                measured.refiner * times.refiner_count / max(work.refiner_steps, 1),
+                measured.base * len(spent.base) / max(work.base_steps, 1),
+                measured.refiner * len(spent.refiner) / max(work.refiner_steps, 1),
                 measured.decode,
                 measured.rest,
                 measured.whole,
@@ -150,54 +150,61 @@ class _Measured:
     whole: float
 
 
+@dataclasses.dataclass
+class _Spent:
+    """What one picture has taken so far: seconds by stage, and those of each step."""
+
+    stage: StageName = "starting"
+    stages: dict[str, float] = dataclasses.field(default_factory=dict)
+    base: list[float] = dataclasses.field(default_factory=list)
+    refiner: list[float] = dataclasses.field(default_factory=list)
+
+    def taken(self, *, warm: bool) -> _Measured | None:
+        """Return what the picture took; None unless it was watched from its beginning to its end."""
+        if not {"loading", "reading", "decoding", "saving"} <= self.stages.keys():
+            return None
+        return _Measured(
+            _a_step(self.base, warm=warm),
+            _a_step(self.refiner, warm=warm),
+            self.stages["decoding"],
+            self.stages["loading"] + self.stages["reading"] + self.stages["saving"],
+            sum(self.stages.values()) + sum(self.base) + sum(self.refiner),
+        )
+
+
 class _Times:
-    """When the parts of the present picture began, and the seconds of its steps so far."""
+    """The time of a job's pictures. A job may work on them in turns: time is of the picture that was spoken of last."""
 
     def __init__(self) -> None:
-        self._began: dict[str, float] = {}
-        self._base: list[float] = []
-        self._refiner: list[float] = []
+        self._pictures: dict[int, _Spent] = {}
+        self._now: _Spent | None = None
         self._at = 0.0
-        self._saved_at = 0.0
-
-    @property
-    def base_count(self) -> int:
-        """The steps that the base has done."""
-        return len(self._base)
-
-    @property
-    def refiner_count(self) -> int:
-        """The steps that the refiner has done."""
-        return len(self._refiner)
 
     def heard(self, event: Event, now: float) -> None:
         """Take an event that happened ``now``, in seconds of a monotonic clock."""
         match event:
-            case Stage(name=name):
-                if name == "loading":  # another picture
-                    self._began, self._base, self._refiner = {}, [], []
-                self._began[name] = now
-                if name != "refining":
-                    self._at = now
-            case Step():
-                (self._refiner if "refining" in self._began else self._base).append(now - self._at)
+            case Stage(name=name, picture=picture):
+                self._pass(now)
+                self._now = self._pictures.setdefault(picture, _Spent())
+                self._now.stage = name
+            case Step() if self._now is not None:
+                steps = self._now.refiner if self._now.stage == "refining" else self._now.base
+                steps.append(now - self._at)
                 self._at = now
-            case Saved():
-                self._saved_at = now
+            case Saved() | LeftOut():
+                self._pass(now)
+                self._now = None
 
-    def taken(self, *, warm: bool) -> _Measured | None:
-        """Return what the picture took; None unless it was watched from its beginning to its end."""
-        if not {"loading", "reading", "sampling", "decoding", "saving"} <= self._began.keys():
-            return None
-        at = self._began
-        rest = at["sampling"] - at["loading"] + self._saved_at - at["saving"]
-        return _Measured(
-            _a_step(self._base, warm=warm),
-            _a_step(self._refiner, warm=warm),
-            at["saving"] - at["decoding"],
-            rest,
-            self._saved_at - at["loading"],
-        )
+    def finished(self, picture: int) -> _Spent:
+        """Return what a picture has taken, and forget it."""
+        return self._pictures.pop(picture, _Spent())
+
+    def _pass(self, now: float) -> None:
+        if self._now is not None:
+            # What passes between the last step and the next stage is of no step, but the picture took it.
+            stage = "between" if self._now.stage in ("sampling", "refining") else self._now.stage
+            self._now.stages[stage] = self._now.stages.get(stage, 0.0) + now - self._at
+        self._at = now
 
 
 def _a_step(steps: Sequence[float], *, warm: bool) -> float:

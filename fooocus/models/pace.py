@@ -54,11 +54,23 @@ class Pace:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Seconds of one picture, of loading before the first one, and from how many pictures they were learnt."""
+    """Seconds of one picture by part, of loading before the first one, and from how many pictures they were learnt.
 
-    picture_seconds: float
+    ``base_seconds`` and ``refiner_seconds`` are of all their steps, ``rest_seconds`` of what is neither a step nor
+    decoding: reading the prompt, mostly.
+    """
+
+    base_seconds: float
+    refiner_seconds: float
+    decode_seconds: float
+    rest_seconds: float
     loading_seconds: float
     pictures: int
+
+    @property
+    def picture_seconds(self) -> float:
+        """The seconds of one picture, its models at hand."""
+        return self.base_seconds + self.refiner_seconds + self.decode_seconds + self.rest_seconds
 
     def seconds(self, count: int) -> float:
         """Return the seconds of ``count`` pictures from now."""
@@ -88,6 +100,15 @@ class PaceMemory:
         except (sqlite3.Error, OSError) as error:
             _log.warning("the time of a picture cannot be remembered: %s", error)
 
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """What changes when a picture was added."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return 0, 0
+        return status.st_mtime_ns, status.st_size
+
     def newest(self) -> tuple[Pace, ...]:
         """Return the pictures of the device that made the newest one, newest first."""
         try:
@@ -113,12 +134,13 @@ def estimate(work: PictureWork, models: str, session: str, learnt: Sequence[Pace
     """
     if not learnt:
         return None
-    picture = _picture_seconds(work, learnt)
     at_hand = learnt[0].session == session and learnt[0].models == models
-    return Estimate(picture, 0.0 if at_hand else _loading_seconds(models, learnt), len(learnt))
+    loading = 0.0 if at_hand else _loading_seconds(models, learnt)
+    return Estimate(*_parts(work, learnt), loading, len(learnt))
 
 
-def _picture_seconds(work: PictureWork, learnt: Sequence[Pace]) -> float:
+def _parts(work: PictureWork, learnt: Sequence[Pace]) -> tuple[float, float, float, float]:
+    """Return the seconds of one picture: the base's steps, the refiner's, decoding, the rest."""
     base = [_Sample(p.work.base_operations, p.base_seconds, age) for age, p in enumerate(learnt) if p.work.base_steps]
     refiner = [
         _Sample(p.work.refiner_operations, p.refiner_seconds, age)
@@ -129,18 +151,17 @@ def _picture_seconds(work: PictureWork, learnt: Sequence[Pace]) -> float:
     settled = [(age, p) for age, p in enumerate(learnt) if p.warm] or list(enumerate(learnt))
     decode = [_Sample(p.work.decode_operations, p.decode_seconds, age) for age, p in settled]
     rest = statistics.median(p.rest_seconds for _, p in settled[:5])
-    seconds = rest + fit(work.decode_operations, decode)
-    seconds += work.base_steps * fit(work.base_operations, base or refiner)
-    if work.refiner_steps:  # a network that was never seen is taken to be as fast as the other
-        seconds += work.refiner_steps * fit(work.refiner_operations, refiner or base)
-    return seconds
+    # A network that was never seen is taken to be as fast as the other.
+    refining = work.refiner_steps * fit(work.refiner_operations, refiner or base) if work.refiner_steps else 0.0
+    sampling = work.base_steps * fit(work.base_operations, base or refiner)
+    return sampling, refining, fit(work.decode_operations, decode), rest
 
 
 def _loading_seconds(models: str, learnt: Sequence[Pace]) -> float:
     """Return the median of what pictures took beyond their work when the same files had to be loaded; else of any."""
     cold = [pace for pace in learnt if not pace.warm]
     same = [pace for pace in cold if pace.models == models] or cold
-    extra = [max(0.0, pace.whole_seconds - _picture_seconds(pace.work, learnt)) for pace in same[:3]]
+    extra = [max(0.0, pace.whole_seconds - sum(_parts(pace.work, learnt))) for pace in same[:3]]
     return statistics.median(extra) if extra else 0.0
 
 

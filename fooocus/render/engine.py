@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fooocus.config import Config, read_fast
@@ -25,15 +25,18 @@ from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import advance, noise_for, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, Sampler, State
+from fooocus.errors import DeviceOutOfMemory
+from fooocus.events import StageName
 from fooocus.families import attention
 from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.loading.catalog import Catalog
 from fooocus.loading.checkpoint import Role
-from fooocus.loading.device import choose_device
+from fooocus.loading.device import choose_device, is_out_of_memory
 from fooocus.loading.embeddings import Embeddings, EncoderKind
 from fooocus.loading.limits import Limits
 from fooocus.loading.memory import Memory
 from fooocus.memory.plan import Plan
+from fooocus.memory.turns import base_apart, pixels_apart
 from fooocus.memory.words import sentence
 from fooocus.models.catalogue import FOLDERS
 from fooocus.models.elsewhere import placed
@@ -44,7 +47,7 @@ from fooocus.render.conditioning import Prompts, predictor, sizes_at
 from fooocus.render.fast import FastPath
 from fooocus.render.hashes import FileHashes
 from fooocus.render.interrupt import interruptible, marks_on
-from fooocus.render.job import JobRun
+from fooocus.render.job import TOGETHER, JobRun, Part, Rendered
 from fooocus.render.latents import check_latents, decode_surely
 from fooocus.render.preview import SMALL_VAE_CHANNELS, known_mix, measured_mix
 from fooocus.render.room import with_room
@@ -52,6 +55,7 @@ from fooocus.render.text import Encoder, encode_text
 from fooocus.render.watch import SILENT, Watch
 from fooocus.request import Recipe, Request
 
+_TEXTS = 2 * TOGETHER  # of base and refiner for the pictures that are made part by part
 _AHEAD_STEPS = 3  # before the refiner's turn its weights begin to travel, where there is room
 # The two encoders' names in a text's vocabulary, and what each was trained to see behind the end of a text.
 _ENCODERS: Mapping[str, tuple[EncoderKind, int]] = {"text_l": ("l", 49407), "text_g": ("g", 0)}
@@ -66,17 +70,27 @@ class Files:
     loras: tuple[tuple[Path, float], ...]
     vae: Path | None
 
+    def unets(self) -> tuple[tuple[Path, Role], ...]:
+        """List the files of the networks that sample, in their order."""
+        return ((self.base, "base"), *(((self.refiner, "refiner"),) if self.refiner else ()))
+
     def all(self) -> list[Path]:
         """List every file."""
         return [path for path in (self.base, self.refiner, self.vae, *(file for file, _ in self.loras)) if path]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rendered:
-    """A finished picture: its pixels, and its latents (1, 4, h, w) divided by the VAE's scale."""
+class _Way:
+    """What the way of one picture is fixed by, before its first step."""
 
-    image: Image.Image
-    latents: Tensor
+    files: Files
+    sampler: Sampler
+    sigmas: tuple[float, ...]
+    latent_scale: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
 
 
 class Engine:
@@ -114,7 +128,7 @@ class Engine:
         self._catalog = Catalog(folders, lambda: placed(config.data), outside=outside)
         self.hashes = FileHashes(FileMemory(config.data / "models.sqlite"))
         self._embeddings = Embeddings(config.folders("embeddings"))
-        self._texts: dict[Role, tuple[tuple[object, ...], Prompts]] = {}  # what was encoded last, and from what
+        self._texts: OrderedDict[tuple[object, ...], Prompts] = OrderedDict()  # what was encoded, by what from
         logging.getLogger("fooocus.render").info("computing on %s", self._device.reason)
 
     @property
@@ -167,9 +181,39 @@ class Engine:
         Raises the subclasses of :class:`~fooocus.errors.FooocusError`.
         """
         with self._memory.interruptible(watch.check):
-            return self._render(recipe, watch, begun)
+            way = self._prepare(recipe, watch)
+            state = self._sample(recipe, way, watch, begun, way.steps)
+            watch.stage("decoding")
+            latents = state.x.cpu() / way.latent_scale
+            vae = functools.partial(self._memory.use_vae, way.files.base, way.files.vae)
+            pixels = functools.partial(decode_surely, vae, latents, self._memory, watch.check, watch.notice)
+            return Rendered(with_room(self._memory, "decoding", pixels, watch.notice), latents)
 
-    def _render(self, recipe: Recipe, watch: Watch, begun: State | None) -> Rendered:
+    @torch.no_grad()
+    def part(
+        self, recipe: Recipe, part: Part, watch: Watch = SILENT, begun: State | None = None, *, last: bool = True
+    ) -> State | None:
+        """Do one part of a picture, up to the place where another network is wanted; return how far it is, on the CPU.
+
+        None where the plan keeps that network at hand anyway: nothing is spared then, and nothing was done. ``last``
+        says that no other picture's same part comes next. Raises what :meth:`render` raises.
+        """
+        with self._memory.interruptible(watch.check):
+            way = self._prepare(recipe, watch)
+            plan = self._memory.plan
+            assert plan is not None
+            if part == "base":
+                stop = recipe.switch if base_apart(plan) else None
+            else:
+                stop = way.steps if pixels_apart(plan) else None
+            if not stop:
+                return None
+            if begun is not None and begun.step >= stop:
+                return begun
+            return self._sample(recipe, way, watch, begun, stop, ahead=last).on("cpu")
+
+    def _prepare(self, recipe: Recipe, watch: Watch) -> _Way:
+        """Open the files of a recipe and make the plan; nothing is loaded yet."""
         sampler = sampler_named(recipe.sampler)
         sigmas_for(sampler, recipe.schedule, recipe.steps, sdxl_table())  # refuses the impossible before loading
         files = self._find(recipe)
@@ -185,44 +229,45 @@ class Engine:
 
         architecture = self._memory.architecture(files.base, "base")
         if self.previews:
-            self.mix = self._mix(files, watch.notice)
+            self.mix = self._mix(files)
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
         sigmas = sigmas_for(sampler, recipe.schedule, recipe.steps, table)
-        shape = (1, 4, recipe.size.height // 8, recipe.size.width // 8)
-        if begun is None:
-            begun = State(0, start(starting_noise(recipe.seed, shape).to(self._device.device), sigmas))
-        state = self._sample(recipe, files, sampler, sigmas, begun.on(self._device.device), watch)
-        watch.stage("decoding")
-        latents = state.x.cpu() / architecture.latent_scale
-        vae = functools.partial(self._memory.use_vae, files.base, files.vae)
-        pixels = functools.partial(decode_surely, vae, latents, self._memory, watch.check, watch.notice)
-        return Rendered(with_room(self._memory, "decoding", pixels, watch.notice), latents)
+        return _Way(files, sampler, sigmas, architecture.latent_scale)
 
     def _sample(
-        self, recipe: Recipe, files: Files, sampler: Sampler, sigmas: Sequence[float], state: State, watch: Watch
+        self, recipe: Recipe, way: _Way, watch: Watch, begun: State | None, stop: int, *, ahead: bool = True
     ) -> State:
-        """Walk the sampler from ``state`` to the end. A step that is left by an error has changed nothing."""
-        if state.step == len(sigmas) - 1:
+        """Walk the sampler from ``begun`` until ``stop`` steps are done. A step that is left by an error has changed
+        nothing. With ``ahead`` the refiner's weights begin to travel before its turn.
+        """
+        shape, device = (1, 4, recipe.size.height // 8, recipe.size.width // 8), self._device.device
+        state = begun or State(0, start(starting_noise(recipe.seed, shape).to(device), way.sigmas))
+        if state.step >= stop:
             return state
-        shape, first, device = tuple(state.x.shape), state.step, self._device.device
-        noise_left = noise_for(sampler, recipe.seed, shape, sigmas, first_step=first, device=device)
+        state = state.on(device)
+        noise_left = noise_for(
+            way.sampler, recipe.seed, shape, way.sigmas, first_step=state.step, last_step=stop, device=device
+        )
         with noise_left as noise, ExitStack() as placed:
             watch.stage("reading")
-            base = self._denoiser(placed, files.base, "base", recipe, watch)
-            refiner = files.refiner and self._denoiser(placed, files.refiner, "refiner", recipe, watch)
-            denoise_at = switch_at(base, refiner or None, recipe.switch)
-            refines = recipe.switch is not None and state.step > recipe.switch
-            watch.stage("refining" if refines else "sampling")
-            while state.step < len(sigmas) - 1:
-                if state.step == recipe.switch:
-                    watch.stage("refining")
+            files, switch = way.files, recipe.switch
+            past = switch is not None and state.step >= switch  # then nothing asks the base any more
+            roles = [(path, role) for path, role in files.unets() if role == "refiner" or not past]
+            asked = {role: self._denoiser(placed, path, role, recipe, watch) for path, role in roles}
+            denoise_at = switch_at(asked.get("base") or asked["refiner"], asked.get("refiner"), switch)
+            told: StageName | None = None
+            while state.step < stop:
+                name: StageName = "sampling" if switch is None or state.step < switch else "refining"
+                if name != told:
+                    told = name
+                    watch.stage(name)
                 watch.check()
-                if files.refiner and recipe.switch and state.step == max(1, recipe.switch - _AHEAD_STEPS):
+                if ahead and files.refiner and switch and state.step == max(1, switch - _AHEAD_STEPS):
                     self._memory.expect(files.refiner, "refiner", "unet")
-                step = functools.partial(advance, sampler, denoise_at, state, sigmas, noise)
+                step = functools.partial(advance, way.sampler, denoise_at, state, way.sigmas, noise)
                 state = with_room(self._memory, "sampling", step, watch.notice, placed.close)
                 check_latents(state.x, recipe, state.step)
-                watch.step(state, len(sigmas) - 1)
+                watch.step(state, way.steps)
         return state
 
     def _arrange(self, recipe: Recipe, files: Files, notice: Callable[[str], object]) -> Plan:
@@ -232,19 +277,23 @@ class Engine:
             notice(sentence(plan))
         return plan
 
-    def _mix(self, files: Files, notice: Callable[[str], object]) -> Tensor:
-        """Return how previews mix the channels of latents: SDXL's way, or measured where the VAE is a small one."""
+    def _mix(self, files: Files) -> Tensor:
+        """Return how previews mix the channels of latents: SDXL's way, or measured where the VAE is a small one.
+
+        Where there is no room for measuring, SDXL's way must do: a preview's colours are no reason to plan anew.
+        """
         architecture = self._memory.architecture(files.base, "base")
         vae_inside = architecture.blueprints.get("vae") if files.vae is None else None
         if vae_inside is None or vae_inside.config["block_out_channels"][0] > SMALL_VAE_CHANNELS:
             return known_mix()
         if files.base not in self._mixes:
-
-            def measured() -> Tensor:
+            try:
                 with self._memory.use_vae(files.base) as vae:
-                    return measured_mix(vae, architecture.latent_scale)
-
-            self._mixes[files.base] = with_room(self._memory, "decoding", measured, notice)
+                    self._mixes[files.base] = measured_mix(vae, architecture.latent_scale)
+            except (DeviceOutOfMemory, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                return known_mix()
         return self._mixes[files.base]
 
     def _find(self, recipe: Recipe) -> Files:
@@ -278,13 +327,16 @@ class Engine:
         return lambda x, sigma: ready()(x, sigma)
 
     def _prompts(self, path: Path, role: Role, recipe: Recipe, watch: Watch) -> Prompts:
-        """Return the encoded texts; the pictures of a job mostly share theirs, and then share this as well."""
+        """Return the encoded texts; the pictures of a job mostly share theirs, and its parts in any case."""
         loras = recipe.loras if role == "base" else ()
-        key = (path, recipe.positive_text, recipe.negative_text, recipe.clip_skip, loras)
-        if role not in self._texts or self._texts[role][0] != key:
+        key = (role, path, recipe.positive_text, recipe.negative_text, recipe.clip_skip, loras)
+        if key not in self._texts:
             read = functools.partial(self.read, path, role, recipe, watch.check)
-            self._texts[role] = key, with_room(self._memory, "text", read, watch.notice)
-        return self._texts[role][1]
+            self._texts[key] = with_room(self._memory, "text", read, watch.notice)
+        self._texts.move_to_end(key)
+        while len(self._texts) > _TEXTS:
+            self._texts.popitem(last=False)
+        return self._texts[key]
 
     def read(self, path: Path, role: Role, recipe: Recipe, check: Callable[[], object] = lambda: None) -> Prompts:
         """Encode both texts of a recipe with the text encoders of one prepared model."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -13,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fooocus.config import Fast
 from fooocus.families import attention
-from fooocus.families.graphs import Ask, CudaRecorder, Recorder, Replays, ask
+from fooocus.families.graphs import Ask, CudaRecorder, Recorder, ask, replays_of
 
 # cuDNN's attention first where it can; torch tries the next one where it cannot.
 _CUDNN_FIRST = [
@@ -31,7 +30,6 @@ class FastPath:
         self._fast = fast
         self._device = device
         self._recorder = recorder or (CudaRecorder() if device.type == "cuda" else None)
-        self._replays: weakref.WeakKeyDictionary[nn.Module, Replays] = weakref.WeakKeyDictionary()
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -53,9 +51,7 @@ class FastPath:
         attention.keep_text(unet, keeps=self._fast.keep_text)
         if not self._fast.graphs or self._recorder is None or travels or not self._is_here(unet):
             return functools.partial(ask, unet)
-        replays = self._replays.get(unet)
-        if replays is None:
-            replays = self._replays[unet] = Replays(unet, self._recorder)
+        replays = replays_of(unet, self._recorder)
         replays.renew()
         return replays
 

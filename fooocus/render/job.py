@@ -1,38 +1,85 @@
-"""One job of several pictures: which are still to be made, how they are told, kept, skipped and left for later."""
+"""One job of several pictures: which are still to be made, how they are told, kept, skipped and left for later.
+
+Pictures are made one after the other, unless two networks would have to change places for each of them. Then the parts
+that one network does are done for several pictures in turn; between its parts a picture waits in main memory, as the
+same state that a pause puts on disk, so nothing in the result can tell.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal, Protocol
 
+from PIL import Image
+from torch import Tensor
+
+from fooocus.config import Config
 from fooocus.diffusion.state import State
 from fooocus.errors import PauseAsked, RequestError, StorageError
-from fooocus.events import Notice, Paused, Saved, Stage, StageName, Step
+from fooocus.events import LeftOut, Notice, Paused, Saved, Stage, StageName, Step
 from fooocus.images.log import append_to_log
 from fooocus.images.metadata import Format, encode, fits, read_recipe, record, without_folders
 from fooocus.images.store import picture_path, save_picture
 from fooocus.jobs.paused import paused_file
 from fooocus.jobs.worker import Control, Emit, WorkItem
+from fooocus.render.hashes import FileHashes
 from fooocus.render.latents import LatentsFile
 from fooocus.render.paused import Begun, UnusablePause, read_paused, write_paused
 from fooocus.render.preview import preview_jpeg
 from fooocus.render.watch import Skipped, Watch
 from fooocus.request import Recipe, Request
 
-if TYPE_CHECKING:
-    from fooocus.render.engine import Engine, Rendered
+Part = Literal["base", "steps"]
+"""What one network does of a picture: the base's steps, or all steps that are left before the pixels."""
+TOGETHER = 8
+"""So many pictures at most are made part by part: the change of networks then costs an eighth of what it did, and more
+would only let the person wait longer for the first one, and lose more if the computer went off."""
 
 # A request's word for a format, what the encoder calls it, and how its files end.
 _FORMATS: Mapping[str, tuple[Format, str]] = {"png": ("png", "png"), "jpeg": ("jpeg", "jpg"), "webp": ("webp", "webp")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A finished picture: its pixels, and its latents (1, 4, h, w) divided by the VAE's scale."""
+
+    image: Image.Image
+    latents: Tensor
+
+
+class Maker(Protocol):
+    """What makes the pictures: the engine, as a job sees it."""
+
+    config: Config
+    previews: bool
+    mix: Tensor
+    hashes: FileHashes
+
+    @property
+    def computing_on(self) -> str:
+        """The device and the number format, with the reasons, for a person."""
+
+    def plan(self, request: Request) -> tuple[Recipe, ...]:
+        """Return the recipes of a request."""
+
+    def render(self, recipe: Recipe, watch: Watch, begun: State | None) -> Rendered:
+        """Make a picture, or finish one that was begun."""
+
+    def part(self, recipe: Recipe, part: Part, watch: Watch, begun: State | None, *, last: bool) -> State | None:
+        """Do one part of a picture; None where that spares nothing."""
+
+    def leave_card(self) -> None:
+        """Send every network home."""
 
 
 class JobRun:
     """One run of a job. ``latents_file`` collects the final latents of its pictures for inspection."""
 
     def __init__(
-        self, engine: Engine, job: WorkItem, emit: Emit, control: Control, latents_file: Path | None = None
+        self, engine: Maker, job: WorkItem, emit: Emit, control: Control, latents_file: Path | None = None
     ) -> None:
         self._engine, self._job, self._emit, self._control = engine, job, emit, control
         self._request = Request.from_json(job.request)
@@ -48,44 +95,81 @@ class JobRun:
         self._take_up()
         self._emit(Notice(f"Computing on {self._engine.computing_on}."))
         try:
-            for number in range(1, len(self._recipes) + 1):
-                self._make(number)
+            left = [number for number in range(1, len(self._recipes) + 1) if not self._done(number)]
+            for first in range(0, len(left), TOGETHER):
+                self._make_all(left[first : first + TOGETHER])
         except PauseAsked:
             self._emit(self._leave())
 
-    def _make(self, number: int) -> None:
+    def _done(self, number: int) -> bool:
+        """Say whether a picture is saved or not wanted; one whose making was told by nobody is told now."""
         if number in self._skipped or number in {saved.picture for saved in self._job.saved}:
-            return  # before a pause is looked for: the job is at its first picture that is not done
-        self._picture = number
-        self._control.check()
-        recipe, count = self._recipes[number - 1], len(self._recipes)
-        format, suffix = _FORMATS[self._request.format]
-        path = picture_path(self._engine.config.outputs, self._job.created_ms, number, recipe.seed, suffix)
+            return True
+        path, recipe = self._path(number), self._recipes[number - 1]
         if self._job.attempt > 1 and _is_picture_of(path, recipe):
             # The first attempt died between saving the picture and telling of it.
-            self._emit(Saved(number, count, str(path), recipe.seed))
+            self._emit(Saved(number, len(self._recipes), str(path), recipe.seed))
+            return True
+        return False
+
+    def _make_all(self, numbers: Sequence[int]) -> None:
+        """Make some pictures: those parts of all of them first that are better done apart."""
+        parts: tuple[Part, ...] = ("base", "steps") if len(numbers) > 1 else ()
+        for part in parts:
+            for number in numbers:
+                if not self._part(number, part, last=number == numbers[-1]):
+                    break
+        for number in numbers:
+            self._make(number)
+
+    def _part(self, number: int, part: Part, *, last: bool) -> bool:
+        """Do one part of a picture, unless it was skipped; return whether that spares anything."""
+        if number in self._skipped:
+            return True
+        with self._at(number) as watch:
+            state = self._engine.part(self._recipes[number - 1], part, watch, self._states.get(number), last=last)
+            if state is None:
+                return False
+            self._states[number] = state
+        return True
+
+    def _make(self, number: int) -> None:
+        """Make a picture, or finish it, and save it, unless it was skipped."""
+        if number in self._skipped:
             return
-        watch = self._watch(number)
-        try:
+        recipe = self._recipes[number - 1]
+        with self._at(number) as watch:
             rendered = self._engine.render(recipe, watch, self._states.get(number))
             watch.stage("saving")
-            path = self._save(path, rendered, recipe, format, watch)
+            path = self._save(self._path(number), rendered, recipe, watch)
+            self._log(path, recipe, watch)
+            if self._latents:
+                self._latents.add(rendered.latents)
+            self._states.pop(number, None)
+            self._emit(Saved(number, len(self._recipes), str(path), recipe.seed))
+
+    @contextmanager
+    def _at(self, number: int) -> Iterator[Watch]:
+        """Work on a picture; the block is left when the person does not want it."""
+        self._picture = number
+        self._control.check()
+        try:
+            yield self._watch(number)
         except Skipped:
             self._control.skipped()
             self._skipped.add(number)
             self._states.pop(number, None)
+            self._emit(LeftOut(number, len(self._recipes)))
             self._emit(Notice(f"Picture {number} was skipped."))
-            return
-        self._log(path, recipe, watch)
-        if self._latents:
-            self._latents.add(rendered.latents)
-        self._states.pop(number, None)
-        self._emit(Saved(number, count, str(path), recipe.seed))
 
     def _take_up(self) -> None:
         """Read the pictures that were left unfinished when the job was paused; what cannot be used begins again."""
         paused = self._job.paused
-        if paused is None or not paused.step or paused.picture in {saved.picture for saved in self._job.saved}:
+        if paused is None:
+            return
+        kept = {number for number, _ in paused.kept} or ({paused.picture} if paused.step else set())
+        wanted = kept - self._skipped - {saved.picture for saved in self._job.saved}
+        if not wanted:
             return
         try:
             begun = read_paused(paused_file(self._engine.config.data, self._job.id), self._job.id)
@@ -93,7 +177,7 @@ class JobRun:
             self._emit(Notice(str(error)))
             return
         for number, picture in begun.items():
-            if 1 <= number <= len(self._recipes):
+            if number in wanted and number <= len(self._recipes):
                 self._recipes[number - 1] = picture.recipe
                 self._states[number] = picture.state
 
@@ -102,9 +186,10 @@ class JobRun:
         number, state = self._picture, self._states.get(self._picture)
         here = Paused(number, len(self._recipes), skipped=tuple(sorted(self._skipped)))
         if self._states:
-            begun = {n: Begun(self._recipes[n - 1], kept) for n, kept in self._states.items()}
+            begun = {n: Begun(self._recipes[n - 1], kept) for n, kept in sorted(self._states.items())}
             try:
                 write_paused(paused_file(self._engine.config.data, self._job.id), self._job.id, begun)
+                here = dataclasses.replace(here, kept=tuple((n, kept.state.step) for n, kept in begun.items()))
             except StorageError as error:
                 self._emit(Notice(str(error)))
                 state = None
@@ -115,8 +200,15 @@ class JobRun:
         seen = None if state.denoised is None else preview_jpeg(state.denoised, self._engine.mix)
         return dataclasses.replace(here, step=state.step, steps=self._recipes[number - 1].steps, preview=seen)
 
-    def _save(self, path: Path, rendered: Rendered, recipe: Recipe, format: Format, watch: Watch) -> Path:
+    def _path(self, number: int) -> Path:
+        """Return where a picture is to lie."""
+        suffix = _FORMATS[self._request.format][1]
+        outputs, seed = self._engine.config.outputs, self._recipes[number - 1].seed
+        return picture_path(outputs, self._job.created_ms, number, seed, suffix)
+
+    def _save(self, path: Path, rendered: Rendered, recipe: Recipe, watch: Watch) -> Path:
         """Save a picture with its recipe; one that its format has no room for is saved beside it."""
+        format = _FORMATS[self._request.format][0]
         metadata = self._engine.config.metadata
         hashes = self._engine.hashes.by_name(watch.check) if metadata else {}
         path = save_picture(path, encode(rendered.image, recipe, format, metadata=metadata, hashes=hashes))

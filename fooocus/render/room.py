@@ -31,7 +31,7 @@ def with_room(
         try:
             return work()
         except (DeviceOutOfMemory, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Only here, behind the handler, has the error let go of the tensors that its trace holds.
         leave()

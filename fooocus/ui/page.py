@@ -71,7 +71,14 @@ class Page:
     """Build the page and answer its events. One object serves all tabs; what differs between them is passed in."""
 
     def __init__(
-        self, config: Config, jobs: Jobs, defaults: Request, watcher: Watcher, welcome: Welcome, remedies: Remedies
+        self,
+        config: Config,
+        jobs: Jobs,
+        defaults: Request,
+        watcher: Watcher,
+        welcome: Welcome,
+        remedies: Remedies,
+        estimator: Estimator,
     ) -> None:
         self._config = config
         self._jobs = jobs
@@ -79,7 +86,7 @@ class Page:
         self._watcher = watcher
         self._welcome = welcome
         self._remedies = remedies
-        self._estimator = Estimator(config, jobs, defaults)
+        self._estimator = estimator
         self._controls: dict[str, Any] = {}
         self._said: tuple[tuple[Look | None, str, str] | None, tuple[str, str]] = (None, ("", ""))
         self._panels = Panels(config, defaults, self._begin)

@@ -6,9 +6,8 @@ Every answer is about the jobs of the browser that asks. Of other people's jobs 
 from __future__ import annotations
 
 import json
-import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio.to_thread
@@ -19,23 +18,25 @@ from starlette.responses import JSONResponse, Response
 from fooocus.errors import FooocusError, RequestError
 from fooocus.jobs.store import Job, State
 from fooocus.jobs.supervisor import Jobs
-from fooocus.request import PERFORMANCES, Request, parse_size
+from fooocus.request import Request
+from fooocus.ui.estimate import Course
 from fooocus.ui.guard import owner_of
 
 MAX_BYTES = 100_000
 _LIVING: tuple[State, ...] = ("running", "waiting", "paused")
 _RESTING: tuple[State, ...] = ("waiting", "paused")
-_FINISHED: tuple[State, ...] = ("finished",)
-_MEASURED = 40  # finished jobs that an estimate is made of
 _PROMPT_CHARACTERS = 300
 
 
-def add_queue_routes(app: FastAPI, jobs: Jobs) -> None:
-    """Add what the queue panel asks: GET shows, POST orders and shows."""
+CourseOf = Callable[[Job], Course | None]
+
+
+def add_queue_routes(app: FastAPI, jobs: Jobs, course: CourseOf) -> None:
+    """Add what the queue panel asks: GET shows, POST orders and shows. ``course`` tells how long a job takes."""
 
     @app.get("/queue")
     def show(request: WebRequest) -> Response:
-        return _told(lambda: panel(jobs, _owner(request)))
+        return _told(lambda: panel(jobs, _owner(request), course))
 
     @app.post("/queue")
     async def order(request: WebRequest) -> Response:
@@ -48,7 +49,7 @@ def add_queue_routes(app: FastAPI, jobs: Jobs) -> None:
 
         def obey() -> dict[str, Any]:
             undo = obeyed(jobs, owner, _order(body))
-            return panel(jobs, owner) | {"undo": undo}
+            return panel(jobs, owner, course) | {"undo": undo}
 
         return await anyio.to_thread.run_sync(_told, obey)
 
@@ -64,23 +65,26 @@ def add_queue_routes(app: FastAPI, jobs: Jobs) -> None:
         return _told(answer)
 
 
-def panel(jobs: Jobs, owner: str) -> dict[str, Any]:
+def panel(jobs: Jobs, owner: str, course: CourseOf) -> dict[str, Any]:
     """Return a person's queue: jobs in the order in which they run, with estimates in seconds where there are any."""
     mine = {job.id for job in jobs.jobs(owner, _LIVING)}
     line = sorted(jobs.jobs(states=_LIVING), key=lambda job: (_LIVING.index(job.state), job.position))
-    pace = pace_of(jobs.jobs(states=_FINISHED, limit=_MEASURED))
     held = jobs.orders.held(owner)
     shown: list[dict[str, Any]] = []
-    ahead, wait = 0, 0.0
+    ahead, models = 0, None
+    wait: float | None = 0.0  # unknown behind a job of which nothing is known
     for job in line:
-        seconds = None if pace is None else pace * work_of(job.request)
+        told = course(job)
+        # What the job before it has loaded need not be loaded again.
+        seconds = None if told is None else told.drawing_seconds if told.models == models else told.seconds
         begins = None if seconds is None or job.state == "paused" or held else wait
         if job.id in mine:
             shown.append(_shown(job, seconds, begins) | {"others": ahead})
         else:
             ahead += job.state != "paused"
         if job.state != "paused":
-            wait += _left(job, seconds or 0.0)
+            models = told and told.models
+            wait = None if seconds is None or wait is None else wait + _left(job, seconds)
     return {"held": held, "jobs": shown, "others": ahead}
 
 
@@ -114,27 +118,6 @@ def obeyed(jobs: Jobs, owner: str, order: Mapping[str, Any]) -> list[dict[str, s
         case _:
             raise RequestError("order", "The program does not know this order.", "Reload the page.")
     return []
-
-
-def pace_of(finished: Sequence[Job]) -> float | None:
-    """Return the seconds that this computer takes for a unit of work, by its last jobs, or ``None`` without any."""
-    measured = [
-        (job.ended_ms - job.started_ms) / 1000 / work_of(job.request)
-        for job in finished
-        if job.started_ms is not None and job.ended_ms is not None and job.saved
-    ]
-    return statistics.median(measured) if measured else None
-
-
-def work_of(asked: Mapping[str, Any]) -> float:
-    """Return the work of a request: megapixels times steps times pictures. It may be of another version."""
-    try:
-        request = Request.from_json({name: asked[name] for name in ("size", "steps", "count") if name in asked})
-        size = parse_size(str(asked.get("size", request.size)))
-        steps = request.steps or PERFORMANCES[str(asked.get("performance", request.performance))].steps
-    except (RequestError, KeyError):
-        return 1.0
-    return size.width * size.height / 1e6 * steps * request.count
 
 
 def _shown(job: Job, seconds: float | None, begins: float | None) -> dict[str, Any]:

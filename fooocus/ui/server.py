@@ -28,6 +28,7 @@ from fooocus.models.first_run import FirstRun
 from fooocus.request import Request
 from fooocus.ui.data import add_data_routes
 from fooocus.ui.devices import add_device_routes
+from fooocus.ui.estimate import Estimator
 from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
 from fooocus.ui.kept import FOLDER as PEOPLE
 from fooocus.ui.kept import Kept, add_kept_routes
@@ -47,6 +48,7 @@ GOODBYE_SECONDS = 1  # an open page holds its connection for ever; it is not wai
 _MEDIA: Mapping[str, str] = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _STATIC_MEDIA: Mapping[str, str] = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _WORDS_FILE = re.compile(r"[a-z]{2}\.json", re.ASCII)
+_Parts = tuple[Config, Jobs, Request, Watcher, Welcome, Remedies, Estimator]
 _FINISHED: tuple[State, ...] = ("finished",)
 _FILE_HEADERS: Mapping[str, str] = {
     "content-security-policy": "sandbox; default-src 'none'",
@@ -121,7 +123,8 @@ def build_app(
     previews = Previews()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     _add_routes(app, config, jobs, previews)
-    add_queue_routes(app, jobs)
+    estimator = Estimator(config, jobs, defaults)
+    add_queue_routes(app, jobs, estimator.course)
     add_device_routes(app, config, port, jobs.orders.adopt)
     kept = Kept(config.data / PEOPLE)
     kept.sweep()
@@ -141,13 +144,14 @@ def build_app(
         return measured_seconds(jobs.jobs(states=_FINISHED, limit=100), defaults)
 
     welcome = Welcome(first_run, measure, spare)
-    page = (config, jobs, defaults, Watcher(jobs, previews, config.outputs), welcome, Remedies(jobs, first_run))
+    watcher = Watcher(jobs, previews, config.outputs, course=estimator.course)
+    page = (config, jobs, defaults, watcher, welcome, Remedies(jobs, first_run), estimator)
     # Outside of a running event loop gradio makes several of its own and closes none.
     asyncio.run(_mount_page(app, page, port))
     return Guard(Shell(app), config, port, seconds=wrong_try_seconds)
 
 
-async def _mount_page(app: FastAPI, parts: tuple[Config, Jobs, Request, Watcher, Welcome, Remedies], port: int) -> None:
+async def _mount_page(app: FastAPI, parts: _Parts, port: int) -> None:
     """Build the Gradio page of ``parts`` and mount it behind the routes that ``app`` has."""
     import gradio as gr
 

@@ -12,26 +12,40 @@ import dataclasses
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from fooocus.errors import RequestError
-from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Paused, Queued, Saved, Stage, Step
+from fooocus.events import (
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    LeftOut,
+    Notice,
+    Paused,
+    Queued,
+    Saved,
+    Stage,
+    Step,
+)
 from fooocus.jobs.store import Job, State
 from fooocus.jobs.supervisor import Jobs
 from fooocus.request import Request, parse_size
+from fooocus.ui.estimate import Course
 
 Phase = Literal["empty", "waiting", "running", "paused", "finished", "failed", "cancelled"]
+_Number = TypeVar("_Number", bound=float)
 ACTIVE: tuple[State, ...] = ("waiting", "running", "paused")
 
 _FIRST: tuple[State, ...] = ("running", "waiting", "paused")  # which job is shown of several
 
-# How far a picture is when a stage begins, as a part of 1. On a warm model sampling is nearly all of the time; the
-# stages around it get just enough for the bar to be seen moving.
+# How far a picture is when a stage begins, as a part of 1, while this computer has not shown how long its parts take:
+# on a warm model sampling is nearly all of the time, and what is around it gets just enough to be seen moving.
 _STAGE_BEGINS: Mapping[str, float] = {
     "starting": 0.0,
     "loading": 0.01,
@@ -42,6 +56,7 @@ _STAGE_BEGINS: Mapping[str, float] = {
     "saving": 0.98,
 }
 _SAMPLING_PART = _STAGE_BEGINS["decoding"] - _STAGE_BEGINS["sampling"]
+_SAVING_PART = 0.02  # the part of a picture's time that is left when saving begins
 _PACE_WEIGHT = 0.3  # of the newest step in the running mean of seconds per step: calm, yet it follows a refiner swap
 _WAIT_SECONDS = 1.0  # longest wait for an event before the count of waiting jobs is looked at again
 _IDLE_SECONDS = 0.1
@@ -64,7 +79,10 @@ class Picture:
 class View:
     """Hold what the stage shows of one job. ``fraction`` of the whole job never falls; ``preview`` counts frames.
 
-    ``slow`` is the worker's sentence where it draws on the processor although a card is there.
+    ``done`` and ``walked`` say of each picture, in order, how far it is as a part of 1 and how many steps it has gone:
+    a job may work on its pictures in turns. ``course`` is what this computer's history says of the job, ``loaded``
+    whether its models are at hand. ``slow`` is the worker's sentence where it draws on the processor although a card
+    is there.
     """
 
     job: str = ""
@@ -91,6 +109,10 @@ class View:
     seconds: float = 0.0
     pace: float = 0.0
     stepped_at: float = 0.0
+    done: tuple[float, ...] = ()
+    walked: tuple[int, ...] = ()
+    course: Course | None = None
+    loaded: bool = False
 
     @property
     def active(self) -> bool:
@@ -99,10 +121,19 @@ class View:
 
     @property
     def seconds_left(self) -> float | None:
-        """The time that the remaining steps take at the pace so far, or ``None`` before two steps were seen."""
-        if not self.pace or not self.steps:
+        """The time that the rest takes, or ``None`` while there is nothing to tell it by.
+
+        By this computer's history, at the pace of this job; without a history, by its steps alone.
+        """
+        left = [number for number in range(self.pictures) if _at(self.done, number) < 1]
+        if self.course is None:
+            steps = sum(self.steps - _at(self.walked, number) for number in left)
+            return self.pace * steps if self.pace and self.steps else None
+        if not self.picture:
             return None
-        return self.pace * (self.steps - self.step + (self.pictures - self.picture) * self.steps)
+        time = self.course.time
+        seconds = time.picture_seconds * sum(1 - _at(self.done, number) for number in left) * _hurry(self)
+        return seconds + (0.0 if self.loaded else time.loading_seconds)
 
 
 class Previews:
@@ -139,19 +170,22 @@ def fold(view: View, event: Event, now: float, outputs: Path) -> View:
         case Stage(name, picture, pictures):
             view = change(view, phase="running", ahead=0, stage=name, pictures=pictures)
             if picture != view.picture:
-                view = change(view, picture=picture, step=0, stepped_at=0.0)
-            return _advance(view, _STAGE_BEGINS[name])
+                view = change(view, picture=picture, step=_at(view.walked, picture - 1), stepped_at=0.0)
+            return _advance(view, picture, _begins(view, name))
         case Step(picture, pictures, step, steps, preview):
             pace = _pace(view, picture, step, now)
             view = change(view, phase="running", ahead=0, picture=picture, pictures=pictures, step=step, steps=steps)
-            view = change(view, pace=pace, stepped_at=now, preview=view.preview + bool(preview))
-            return _advance(view, _STAGE_BEGINS["sampling"] + _SAMPLING_PART * step / max(steps, 1))
+            view = change(view, pace=pace, stepped_at=now, preview=view.preview + bool(preview), loaded=True)
+            view = change(view, walked=_put(view.walked, picture - 1, step, 0))
+            return _advance(view, picture, _sampled(view, step, steps))
         case Saved(number, pictures, path, seed):
             others = (old for old in view.saved if old.number != number)
             newest = Picture(number, picture_url(Path(path), outputs), seed)
             saved = tuple(sorted((*others, newest), key=lambda one: one.number))
             view = change(view, phase="running", picture=number, pictures=pictures, saved=saved, stepped_at=0.0)
-            return _advance(view, 1.0)
+            return _advance(view, number, 1.0)
+        case LeftOut(number, pictures):
+            return _advance(change(view, pictures=pictures, stepped_at=0.0), number, 1.0)
         case Notice(text) if _AS_EXPECTED.fullmatch(text):
             return view
         case Notice(text):
@@ -167,10 +201,51 @@ def fold(view: View, event: Event, now: float, outputs: Path) -> View:
             return change(view, phase="cancelled")
 
 
-def _advance(view: View, part: float) -> View:
-    """Set the fraction of the job from the part of the present picture; it never falls."""
-    fraction = (max(view.picture, 1) - 1 + part) / max(view.pictures, 1)
-    return dataclasses.replace(view, fraction=min(1.0, max(view.fraction, fraction)))
+def _advance(view: View, picture: int, part: float) -> View:
+    """Note how far a picture is, as a part of 1, and how far the job is by that; neither ever falls."""
+    done = _put(view.done, picture - 1, max(part, _at(view.done, picture - 1)), 0.0)
+    together, loading = sum(done[: view.pictures]) / max(view.pictures, 1), 0.0
+    if view.course is not None and view.course.seconds > 0:
+        loading = view.course.time.loading_seconds / view.course.seconds
+    fraction = (loading if view.loaded else 0.0) + (1 - loading) * together
+    return dataclasses.replace(view, done=done, fraction=min(1.0, max(view.fraction, fraction)))
+
+
+def _begins(view: View, stage: str) -> float:
+    """Return how far a picture is when a stage begins, as a part of 1."""
+    course = view.course
+    if course is None or course.time.picture_seconds <= 0 or stage in ("starting", "loading", "reading"):
+        return _STAGE_BEGINS[stage] if course is None else 0.0
+    if stage == "saving":
+        return 1 - _SAVING_PART
+    step = {"sampling": 0, "refining": course.switch, "decoding": course.steps}[stage]
+    return min(course.sampled_seconds(step) / course.time.picture_seconds, 1 - _SAVING_PART)
+
+
+def _sampled(view: View, step: int, steps: int) -> float:
+    """Return how far a picture is when a step is done, as a part of 1."""
+    course = view.course
+    if course is None or course.time.picture_seconds <= 0 or course.steps != steps:
+        return _STAGE_BEGINS["sampling"] + _SAMPLING_PART * step / max(steps, 1)
+    return min(course.sampled_seconds(step) / course.time.picture_seconds, 1 - _SAVING_PART)
+
+
+def _hurry(view: View) -> float:
+    """Return how much longer the steps of this job take than the history says."""
+    course = view.course
+    if course is None or not view.pace or not view.step:
+        return 1.0
+    usual = course.sampled_seconds(view.step) - course.sampled_seconds(view.step - 1)
+    return view.pace / usual if usual > 0 else 1.0
+
+
+def _at(values: tuple[_Number, ...], place: int) -> _Number | int:
+    return values[place] if 0 <= place < len(values) else 0
+
+
+def _put(values: tuple[_Number, ...], place: int, value: _Number, nothing: _Number) -> tuple[_Number, ...]:
+    before = (*values, *[nothing] * (place - len(values)))
+    return (*before[:place], value, *before[place + 1 :])
 
 
 def _pace(view: View, picture: int, step: int, now: float) -> float:
@@ -202,14 +277,26 @@ class _Look:
 
 
 class Watcher:
-    """Follow jobs for one tab. ``threads`` bounds how many waits for events block a thread at once, page-wide."""
+    """Follow jobs for one tab. ``threads`` bounds how many waits for events block a thread at once, page-wide.
 
-    def __init__(self, jobs: Jobs, previews: Previews, outputs: Path, threads: int = 256) -> None:
+    ``course`` says what this computer's history knows of a job; it may read files.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        previews: Previews,
+        outputs: Path,
+        threads: int = 256,
+        *,
+        course: Callable[[Job], Course | None] = lambda job: None,
+    ) -> None:
         self._jobs = jobs
         self._previews = previews
         self._outputs = outputs
         self._threads = threads
         self._limiter: anyio.CapacityLimiter | None = None
+        self._course = course
 
     def mine(self, ids: Sequence[str], owner: str) -> list[Job]:
         """Return those of ``ids`` that exist and belong to ``owner``, in order."""
@@ -250,7 +337,8 @@ class Watcher:
     async def _follow(self, job: Job, ids: Sequence[str]) -> AsyncIterator[View]:
         """Yield views of a job until it has ended, or rests while another one runs."""
         self._limiter = self._limiter or anyio.CapacityLimiter(self._threads)
-        view, last = opening(job), 0
+        course = await anyio.to_thread.run_sync(self._course, job, limiter=self._limiter)
+        view, last = dataclasses.replace(opening(job), course=course), 0
         shown: View | None = None
         while True:
             wait = 0.0 if shown is None else _WAIT_SECONDS

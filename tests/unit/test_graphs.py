@@ -20,14 +20,16 @@ from torch import Tensor, nn
 from fooocus.config import FAST_EXTRAS, Config, Fast, load_config, read_fast
 from fooocus.errors import ConfigError
 from fooocus.families import attention
-from fooocus.families.graphs import KEPT, WARM_CALLS, Inputs, Replays, ask
+from fooocus.families.graphs import KEPT, WARM_CALLS, Inputs, Replays, ask, replays_of
 from fooocus.loading import device
 from fooocus.loading.checkpoint import open_checkpoint
+from fooocus.loading.memory import Memory
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import Styles
 from fooocus.render.engine import Engine
 from fooocus.render.fast import FastPath
 from fooocus.request import LoraUse, Request, Size
+from tests.fakes.fake_card import fake_card
 from tests.tiny import BASE, LORA, REFINER
 
 
@@ -217,11 +219,30 @@ def test_a_network_whose_weights_travel_is_asked_as_usual(unet: nn.Module) -> No
 def test_graphs_do_not_keep_a_network_that_nobody_wants(tiny: Path) -> None:
     path = FastPath(read_fast("graphs"), torch.device("cpu"), FakeRecorder())
     unet = open_checkpoint(tiny / BASE).load("unet").module
-    path.ask(unet)
+    graphs = weakref.ref(path.ask(unet))
     gone = weakref.ref(unet)
     del unet
     gc.collect()
-    assert gone() is None and not path._replays
+    assert gone() is None and graphs() is None
+
+
+def test_graphs_leave_with_the_weights_they_were_recorded_with(tiny: Path, tmp_path: Path) -> None:
+    """A graph holds a step's activations: on a card that is given to others nothing of it may stay."""
+    memory = Memory(fake_card())
+    engine = Engine(Config(outputs=tmp_path, data=tmp_path), memory=memory, previews=False)
+    engine._fast = FastPath(read_fast("graphs"), torch.device("cpu"), FakeRecorder())
+    request = Request(styles=(), seed=3, size=Size(64, 64), steps=4, base=str(tiny / BASE), refiner="none", loras=())
+    recipe = plan(request, Styles({}))[0]
+    wanted = engine.render(recipe).latents
+    with memory.use(tiny / BASE, "base", "unet") as unet:
+        graphs = replays_of(unet, FakeRecorder())
+    (recorded,) = graphs._recorded.values()
+    output = weakref.ref(recorded.output)
+    del recorded
+    engine.leave_card()
+    gc.collect()
+    assert not graphs._recorded and output() is None
+    assert torch.equal(engine.render(recipe).latents, wanted) and graphs._recorded, "and it is recorded again"
 
 
 @torch.no_grad()

@@ -7,9 +7,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,23 +15,23 @@ from torch import nn
 
 from fooocus.config import Config
 from fooocus.errors import BrokenPicture, DeviceOutOfMemory
-from fooocus.families.records import Kind
 from fooocus.loading import memory as memory_module
-from fooocus.loading.checkpoint import Role
 from fooocus.loading.device import choose_device, is_out_of_memory
 from fooocus.loading.limits import Limits
 from fooocus.loading.memory import Memory
 from fooocus.memory.need import sdxl_need
-from fooocus.memory.plan import GIB, Space, Stage, Steps, make_plan, work_bytes
+from fooocus.memory.plan import GIB, Space, Steps, make_plan
 from fooocus.memory.words import sentence
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import load_styles
 from fooocus.render import engine as engine_module
 from fooocus.render.engine import Engine
 from fooocus.render.latents import decode_surely
+from fooocus.render.preview import known_mix
 from fooocus.render.watch import Watch
 from fooocus.request import LoraUse, Recipe, Request, Size
 from tests.fakes.fake_card import FakeCard, fake_card
+from tests.fakes.working_memory import Working
 
 CPU = choose_device("cpu")
 
@@ -236,26 +234,6 @@ def test_memory_that_runs_out_anywhere_costs_no_picture(
     assert card.account.used_bytes == 0
 
 
-class Working(Memory):
-    """Its networks take as much memory beside their weights as the plan says that their work does."""
-
-    @contextlib.contextmanager
-    def use(self, path: Path, role: Role, kind: Kind) -> Iterator[nn.Module]:
-        # The two text encoders work one after the other, in the same memory.
-        stages: dict[Kind, Stage] = {"unet": "sampling", "text_g": "text"}
-        with super().use(path, role, kind) as module, self._work(stages.get(kind)):
-            yield module
-
-    @contextlib.contextmanager
-    def use_vae(self, *arguments: Any, **named: Any) -> Iterator[nn.Module]:
-        with super().use_vae(*arguments, **named) as module, self._work("decoding"):
-            yield module
-
-    def _work(self, stage: Stage | None) -> contextlib.AbstractContextManager[None]:
-        assert isinstance(self.device, FakeCard) and self.plan is not None
-        return self.device.working(0 if stage is None else work_bytes(self.plan, stage))
-
-
 @pytest.mark.parametrize("first", [64, 128])
 def test_a_second_picture_has_the_room_of_the_first(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, first: int
@@ -358,6 +336,34 @@ def test_the_refiner_travels_while_the_base_still_works(
         assert torch.equal(rendered.latents, expected)
         if tier == "take turns":
             assert sent[1] > sent[0], "before the first of the refiner's steps"
+
+
+def test_a_preview_without_room_for_its_colours_changes_no_plan(
+    tmp_path: Path, recipe: Recipe, expected: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, told = fake_card(64 * GIB), []
+    memory = Memory(card)
+    engine = engine_with(tmp_path, memory)
+    original = engine_module.measured_mix
+    asked: list[Exception] = [torch.OutOfMemoryError("full"), MemoryError(), DeviceOutOfMemory("full")]
+
+    def full(*arguments: object) -> torch.Tensor:
+        if asked:
+            raise asked.pop()
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine_module, "measured_mix", full)
+    for _ in range(3):
+        assert torch.equal(engine.render(recipe, Watch(notice=told.append)).latents, expected)
+        assert torch.equal(engine.mix, known_mix())
+    engine.render(recipe)
+    assert not asked and not torch.equal(engine.mix, known_mix()), "when there is room it is measured"
+    assert memory.plan is not None and memory.plan.steps == Steps()
+    assert not [text for text in told if "ran out" in text]
+    monkeypatch.setattr(engine_module, "measured_mix", lambda *arguments: 1 / 0)
+    engine._mixes.clear()
+    with pytest.raises(ZeroDivisionError):
+        engine.render(recipe)
 
 
 def test_files_that_are_no_longer_wanted_are_let_go(tiny: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -14,12 +13,13 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from fooocus.errors import RequestError
-from fooocus.events import Finished, Saved
-from fooocus.jobs.store import JobStore
+from fooocus.jobs.store import Job, JobStore
 from fooocus.jobs.supervisor import Jobs
+from fooocus.models.pace import Estimate
 from fooocus.request import Request
+from fooocus.ui.estimate import Course
 from fooocus.ui.guard import OWNER_COOKIE
-from fooocus.ui.queue import add_queue_routes, obeyed, pace_of, panel, work_of
+from fooocus.ui.queue import add_queue_routes, obeyed, panel
 
 ME, YOU = "me" * 10, "you" * 7
 SLEEPER = [sys.executable, "-c", "import sys; sys.stdin.read()"]  # a worker that never becomes ready
@@ -32,6 +32,10 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
     yield jobs
     jobs.close()
     store.close()
+
+
+def nothing(job: Job) -> None:
+    """No history yet."""
 
 
 def ask(jobs: Jobs, owner: str, prompt: str, **values: Any) -> str:
@@ -47,7 +51,7 @@ def test_own_jobs_are_shown_and_others_counted(jobs: Jobs) -> None:
     mine = ask(jobs, ME, "fox", count=3)
     ask(jobs, YOU, "secret too")
     ask(jobs, ME, "owl")
-    told = panel(jobs, ME)
+    told = panel(jobs, ME, nothing)
     assert "secret" not in json.dumps(told)
     assert [(job["prompt"], job["count"], job["others"]) for job in told["jobs"]] == [("fox", 3, 1), ("owl", 1, 2)]
     assert told["others"] == 2
@@ -61,25 +65,25 @@ def test_own_jobs_are_shown_and_others_counted(jobs: Jobs) -> None:
 def test_orders_are_carried_out_and_taken_back(jobs: Jobs) -> None:
     a, b, c = (ask(jobs, ME, name) for name in "abc")
     obeyed(jobs, ME, {"do": "arrange", "jobs": [c, a, b]})
-    assert prompts(panel(jobs, ME)) == ["c", "a", "b"]
+    assert prompts(panel(jobs, ME, nothing)) == ["c", "a", "b"]
     obeyed(jobs, ME, {"do": "pause", "jobs": [c]})
-    assert [(job["prompt"], job["state"]) for job in panel(jobs, ME)["jobs"]][-1] == ("c", "paused")
+    assert [(job["prompt"], job["state"]) for job in panel(jobs, ME, nothing)["jobs"]][-1] == ("c", "paused")
     undo = obeyed(jobs, ME, {"do": "cancel all"})
-    assert panel(jobs, ME)["jobs"] == []
+    assert panel(jobs, ME, nothing)["jobs"] == []
     back = {"do": "restore", "jobs": [one["job"] for one in undo], "states": [one["state"] for one in undo]}
     obeyed(jobs, ME, back)
-    told = panel(jobs, ME)
+    told = panel(jobs, ME, nothing)
     assert [(job["prompt"], job["state"]) for job in told["jobs"]] == [
         ("a", "waiting"),
         ("b", "waiting"),
         ("c", "paused"),
     ]
     obeyed(jobs, ME, {"do": "resume", "jobs": [c]})
-    assert prompts(panel(jobs, ME)) == ["c", "a", "b"], "it has kept its place"
+    assert prompts(panel(jobs, ME, nothing)) == ["c", "a", "b"], "it has kept its place"
     obeyed(jobs, ME, {"do": "hold"})
-    assert panel(jobs, ME)["held"] and not panel(jobs, YOU)["held"]
+    assert panel(jobs, ME, nothing)["held"] and not panel(jobs, YOU, nothing)["held"]
     obeyed(jobs, ME, {"do": "let go"})
-    assert not panel(jobs, ME)["held"]
+    assert not panel(jobs, ME, nothing)["held"]
 
 
 @pytest.mark.parametrize("order", [{}, {"do": "fly"}, {"do": "cancel", "jobs": "x"}, {"do": "cancel", "jobs": [1]}])
@@ -88,28 +92,35 @@ def test_what_is_no_order_is_refused_in_words(jobs: Jobs, order: dict[str, Any])
         obeyed(jobs, ME, order)
 
 
-def test_waits_are_estimated_from_finished_jobs(jobs: Jobs) -> None:
+def test_waits_are_the_courses_of_those_before(jobs: Jobs) -> None:
+    """Each job's own estimate; what one has loaded, the next one of the same models need not load again."""
     ask(jobs, ME, "first")
-    assert panel(jobs, ME)["jobs"][0]["begins"] is None, "nothing was measured yet"
-    done = ask(jobs, ME, "done", count=2)
-    jobs.orders.arrange(ME, [done])
-    jobs.store.claim_next()
-    jobs.store.record(done, Saved(1, 2, "/x.png", 1))
-    jobs.store.finish(done, Finished((), 1.0))
-    job = jobs.job(done)
-    assert job.started_ms is not None
-    measured = dataclasses.replace(job, ended_ms=job.started_ms + 20_000)
-    pace = pace_of([measured])
-    assert pace is not None
-    assert pace * work_of(job.request) == pytest.approx(20)
-    assert work_of({"size": "2x", "gone": 1}) == 1.0
-    begins = [job["begins"] for job in panel(jobs, ME)["jobs"]]
-    assert begins == [0.0]
+    assert panel(jobs, ME, nothing)["jobs"][0]["begins"] is None, "nothing was measured yet"
+    ask(jobs, YOU, "second", count=2)
+    ask(jobs, ME, "third")
+    other = ask(jobs, ME, "fourth", base="another")
+    last = ask(jobs, ME, "last")
+
+    def course(job: Job) -> Course | None:
+        models = str(job.request["base"])
+        return Course(Estimate(4.0, 3.0, 2.0, 1.0, 7.0, 5), int(job.request["count"]), 30, 20, models)
+
+    told = {job["prompt"]: (job["seconds"], job["begins"]) for job in panel(jobs, ME, course)["jobs"]}
+    assert told == {
+        "first": (17.0, 0.0),
+        "third": (10.0, 37.0),
+        "fourth": (17.0, 47.0),
+        "last": (17.0, 64.0),
+    }
+    unknown = panel(jobs, ME, lambda job: None if job.id == other else course(job))["jobs"]
+    assert [job["begins"] for job in unknown] == [0.0, 37.0, None, None], "behind the unknown everything is unknown"
+    obeyed(jobs, ME, {"do": "pause", "jobs": [last]})
+    assert panel(jobs, ME, course)["jobs"][-1]["begins"] is None
 
 
 def test_the_routes_answer_the_cookies_owner_only(jobs: Jobs) -> None:
     app = FastAPI()
-    add_queue_routes(app, jobs)
+    add_queue_routes(app, jobs, nothing)
     mine = ask(jobs, ME, "fox")
     client = TestClient(app, cookies={OWNER_COOKIE: ME})
     assert prompts(client.get("/queue").json()) == ["fox"]

@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Paused, Queued, Saved, Stage, Step
+from fooocus.events import Cancelled, Event, Failed, Finished, LeftOut, Notice, Paused, Queued, Saved, Stage, Step
+from fooocus.models.pace import Estimate
 from fooocus.request import Request
+from fooocus.ui.estimate import Course
 from fooocus.ui.stream import Previews, View, Watcher, fold, opening, picture_url
 from tests.fakes.fake_jobs import FakeJobs
 
 OUTPUTS = Path("/out")
+COURSE = Course(Estimate(12.0, 6.0, 1.5, 0.5, 10.0, 3), 3, 6, 4)
 
 
 def run(events: list[Event], view: View | None = None, pause: float = 1.0) -> list[View]:
@@ -57,15 +60,19 @@ any_event = st.one_of(
     ),
     st.builds(Step, st.integers(1, 3), st.just(3), st.integers(1, 5), st.just(5), st.just(b"j")),
     st.builds(Saved, st.integers(1, 3), st.just(3), st.just("/out/2026-01-02/x.png"), st.just(1)),
+    st.builds(LeftOut, st.integers(1, 3), st.just(3)),
     st.builds(Notice, st.text()),
 )
 
 
 @given(st.lists(any_event, max_size=40))
 def test_progress_never_falls_whatever_is_said(events: list[Event]) -> None:
-    fractions = [view.fraction for view in run(events)]
-    assert fractions == sorted(fractions)
-    assert all(0 <= fraction <= 1 for fraction in fractions)
+    for course in (None, COURSE, dataclasses.replace(COURSE, steps=5, switch=0)):
+        views = run(events, View("job", "waiting", "a fox", (64, 64), course=course))
+        fractions = [view.fraction for view in views]
+        assert fractions == sorted(fractions)
+        assert all(0 <= fraction <= 1 for fraction in fractions)
+        assert all((view.seconds_left or 0.0) >= 0 for view in views)
 
 
 def test_time_left_follows_the_pace_of_this_job() -> None:
@@ -78,6 +85,74 @@ def test_time_between_pictures_is_no_measure_of_a_step() -> None:
     before = run([Step(1, 2, 1, 4), Step(1, 2, 2, 4)])[-1]
     after = fold(fold(before, Stage("sampling", 2, 2), 500.0, OUTPUTS), Step(2, 2, 1, 4), 900.0, OUTPUTS)
     assert after.pace == before.pace == 1.0
+
+
+def in_turns(pictures: int, switch: int, steps: int) -> list[Event]:
+    """The base's steps of all pictures, then the refiner's and the pixels of each, as where networks take turns."""
+    told: list[Event] = []
+    for number in range(1, pictures + 1):
+        told += [Stage(name, number, pictures) for name in ("loading", "reading", "sampling")]
+        told += [Step(number, pictures, step, steps) for step in range(1, switch + 1)]
+    for number in range(1, pictures + 1):
+        told += [Stage(name, number, pictures) for name in ("loading", "reading", "refining")]
+        told += [Step(number, pictures, step, steps) for step in range(switch + 1, steps + 1)]
+        told += [Stage(name, number, pictures) for name in ("decoding", "saving")]
+        told.append(Saved(number, pictures, f"/out/2026-01-02/{number}.png", number))
+    return told
+
+
+@pytest.mark.parametrize("course", [None, COURSE])
+def test_pictures_in_turns_each_go_on_where_they_were(course: Course | None) -> None:
+    told = in_turns(3, 4, 6)
+    views = run(told, View("job", "waiting", "a fox", (64, 64), course=course))[1:]
+    fractions = [view.fraction for view in views]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    stepped = [view for view, event in zip(views, told, strict=True) if isinstance(event, Step)]
+    assert len({view.fraction for view in stepped}) == len(stepped), "the bar moves with every step"
+    seen: dict[int, int] = {}
+    for view in views:
+        assert view.step >= seen.get(view.picture, 0), "no picture's steps jump back"
+        seen[view.picture] = view.step
+    half = next(view for view in stepped if view.picture == 3 and view.step == 4)
+    assert half.fraction == pytest.approx(0.65 if course is None else (10 + 3 * 12.5) / 70)
+    left = [view.seconds_left for view in stepped if view.seconds_left is not None]
+    assert left[-1] < left[0]
+    assert half.walked == (4, 4, 4) and half.seconds_left is not None
+
+
+def test_a_picture_left_out_is_nothing_to_wait_for() -> None:
+    told = in_turns(3, 4, 6)[:14]
+    before = run(told)[-1]
+    after = run([LeftOut(2, 3)], before)[-1]
+    assert before.seconds_left is not None and after.seconds_left is not None
+    assert after.seconds_left < before.seconds_left and after.fraction > before.fraction
+    assert run([*picture(1, 2), *picture(2, 2)[:5], LeftOut(2, 2)])[-1].fraction == 1.0
+
+
+def test_stages_weigh_what_they_take_here() -> None:
+    """Ten seconds to load, then a picture of 12 + 6 seconds of steps, 1.5 of decoding and half a second besides."""
+    course = dataclasses.replace(COURSE, pictures=1)
+    told = picture(1, 1, steps=6)
+    told.insert(7, Stage("refining", 1, 1))
+    views = run(told, View("job", "waiting", "a fox", (64, 64), course=course))[1:]
+    at = {str(getattr(event, "name", event)): view for event, view in zip(told, views, strict=True)}
+    assert at["loading"].seconds_left == pytest.approx(30)
+    assert at["sampling"].fraction == pytest.approx((20 / 30) * 0.5 / 20)
+    assert at["refining"].fraction == pytest.approx((10 + 12.5) / 30)
+    assert at["decoding"].fraction == pytest.approx((10 + 18.5) / 30)
+    slow = run(told[:6], View("job", "waiting", "a fox", (64, 64), course=course), pause=6.0)[-1]
+    assert slow.pace == pytest.approx(6.0), "twice as long as usual, and so will be what is left"
+    assert slow.seconds_left == pytest.approx(2 * (20 - 0.5 - 3 * 3))
+
+
+def test_the_watcher_asks_for_the_course_of_its_job() -> None:
+    jobs = FakeJobs()
+    id = make(jobs, "me", "one")
+    jobs.say(id, Stage("loading", 1, 1))
+    jobs.say(id, Finished((), 1.0))
+    jobs.all[id] = dataclasses.replace(jobs.all[id], state="running")
+    views = collect(Watcher(jobs, Previews(), OUTPUTS, course=lambda job: COURSE), [id])  # type: ignore[arg-type]
+    assert views[-1].course is COURSE
 
 
 def test_ends_in_words() -> None:

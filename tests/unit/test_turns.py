@@ -1,0 +1,345 @@
+"""Several pictures where base and refiner take turns on the card: each comes once, and no bit of a picture can tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fooocus.config import Config
+from fooocus.diffusion.state import State
+from fooocus.events import Cancelled, Event, Finished, LeftOut, Notice, Paused, Saved, Stage, Step
+from fooocus.jobs.paused import paused_file
+from fooocus.jobs.worker import Control, WorkItem, perform
+from fooocus.loading.limits import Limits
+from fooocus.loading.memory import Memory
+from fooocus.memory.need import sdxl_need
+from fooocus.memory.plan import DRIVER_BYTES, GIB, Space, Steps, make_plan
+from fooocus.memory.turns import base_apart, pixels_apart
+from fooocus.render import engine as engine_module
+from fooocus.render import job as job_module
+from fooocus.render.engine import Engine
+from fooocus.render.paused import read_paused
+from fooocus.request import Request, Size
+from tests.fakes.fake_card import FakeCard, fake_card
+from tests.fakes.working_memory import Working
+
+PICTURES, STEPS, SWITCH = 3, 4, 2
+# The miniature's UNets take 35 MB each, its VAE 21, and their work 162.
+FOR_ONE = 225_000_000  # one UNet and its work, or a UNet and the VAE's work
+FOR_ONE_ALONE = 212_000_000  # a UNet and its work, but not the VAE's beside it
+COUNTER = itertools.count()
+
+
+@pytest.fixture
+def small_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeCard, "total_bytes", lambda self: 0)  # the driver takes nothing here
+
+
+@pytest.fixture(scope="module")
+def request_(tiny: Path) -> Request:
+    return Request(
+        prompt="a red circle",
+        styles=(),
+        size=Size(64, 64),
+        steps=STEPS,
+        switch=SWITCH,
+        seed=11,
+        count=PICTURES,
+        base=str(tiny / "tiny_base.safetensors"),
+        refiner=str(tiny / "tiny_refiner.safetensors"),
+        loras=(),
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, request_: Request) -> dict[int, bytes]:
+    """The pictures made one after the other, where everything fits."""
+    return made(Machine(tmp_path_factory.mktemp("expected"), 64 * GIB).run(request_))
+
+
+class Machine:
+    """A computer with a card of some size, and the worker on it."""
+
+    def __init__(self, folder: Path, card_bytes: int) -> None:
+        self.folder = folder
+        self.card = fake_card(card_bytes)
+        self.memory = Working(self.card)
+        self.engine = Engine(Config(outputs=folder / "out", data=folder), memory=self.memory)
+        self.arrivals: list[str] = []
+        """Which network came to the card, in order."""
+        self.told: list[Event] = []
+
+    def run(self, request: Request, wish: Callable[[Event, Control], object] = lambda event, control: None) -> list:
+        number = next(COUNTER)
+        self.item = WorkItem(f"job{number}", request.to_json(), 1_700_000_000_000 + number)
+        return self.go_on(self.item, wish)
+
+    def go_on(
+        self, item: WorkItem, wish: Callable[[Event, Control], object] = lambda event, control: None
+    ) -> list[Event]:
+        control = Control()
+        told = self.told = []
+
+        def emit(event: Event) -> None:
+            told.append(event)
+            wish(event, control)
+
+        before = len(self.card.taken)
+        perform(self.engine.run, item, emit, control)
+        names = {id(held.network.module): self._name(key) for key, held in self.memory._held.items()}
+        self.arrivals = [names.get(taken, "one that is gone") for taken in self.card.taken[before:]]
+        return told
+
+    def _name(self, key: tuple[object, ...]) -> str:
+        return next(str(part) for part in key if part in ("unet", "vae", "text_l", "text_g")) + (
+            " of the refiner" if "refiner" in key else ""
+        )
+
+
+def resumed(item: WorkItem, told: list[Event]) -> WorkItem:
+    assert isinstance(told[-1], Paused)
+    saved = (*item.saved, *(event for event in told if isinstance(event, Saved)))
+    return dataclasses.replace(item, saved=saved, paused=told[-1])
+
+
+def made(told: list[Event]) -> dict[int, bytes]:
+    return {event.picture: Path(event.path).read_bytes() for event in told if isinstance(event, Saved)}
+
+
+def steps(told: list[Event]) -> list[tuple[int, int]]:
+    return [(event.picture, event.step) for event in told if isinstance(event, Step)]
+
+
+def at(picture: int, step: int, wish: str) -> Callable[[Event, Control], object]:
+    """Wish something when a step is done; at step 0 when the picture's first stage begins."""
+
+    def hear(event: Event, control: Control) -> None:
+        if isinstance(event, Step) and (event.picture, event.step) == (picture, step):
+            getattr(control, wish)()
+        if isinstance(event, Stage) and step == 0 and event.picture == picture:
+            getattr(control, wish)()
+
+    return hear
+
+
+def test_each_network_comes_once(
+    tmp_path: Path,
+    request_: Request,
+    expected: dict[int, bytes],
+    small_card: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Machine(tmp_path, FOR_ONE)
+    told = machine.run(request_)
+    assert made(told) == expected and isinstance(told[-1], Finished)
+    assert Counter(machine.arrivals)["unet"] == Counter(machine.arrivals)["unet of the refiner"] == 1
+    base, refiner = ([(p, s) for p in range(1, PICTURES + 1) for s in part] for part in ((1, 2), (3, 4)))
+    assert steps(told) == [*base, *refiner], "each step once, and the refiner's behind all of the base's"
+    one_of_two = [event.picture for event in told if isinstance(event, Saved | Step)]
+    assert one_of_two[6:9] == [1, 1, 1], "each picture is saved as soon as it is done"
+
+    monkeypatch.setattr(job_module, "TOGETHER", 1)
+    alone = Machine(tmp_path / "alone", FOR_ONE)
+    assert made(alone.run(request_)) == expected
+    unets = Counter(alone.arrivals)["unet"] + Counter(alone.arrivals)["unet of the refiner"]
+    assert unets == 2 * PICTURES, "one after the other, each picture would bring both"
+
+
+def test_where_pixels_need_the_networks_room_they_are_made_last(
+    tmp_path: Path, request_: Request, expected: dict[int, bytes], small_card: None
+) -> None:
+    machine = Machine(tmp_path, FOR_ONE_ALONE)
+    told = machine.run(request_)
+    assert made(told) == expected
+    assert machine.arrivals[-3:] == ["unet", "unet of the refiner", "vae"]
+    assert sum("unet" in name for name in machine.arrivals) == 2
+    kinds = [type(event) for event in told if isinstance(event, Saved | Step)]
+    assert kinds == [Step] * STEPS * PICTURES + [Saved] * PICTURES
+    base_only = dataclasses.replace(request_, refiner="none", switch=None)
+    machine.run(base_only)
+    assert Counter(machine.arrivals)["unet"] == 1
+
+
+# A pause in each part by default; all places are run by hand.
+_USUAL = {(FOR_ONE, (2, 0)), (FOR_ONE, (1, 3)), (FOR_ONE_ALONE, (2, 4))}
+
+
+def test_where_everything_fits_pictures_are_made_one_after_the_other(tmp_path: Path, request_: Request) -> None:
+    machine = Machine(tmp_path, 64 * GIB)
+    assert steps(machine.run(request_)) == [(p, s) for p in range(1, PICTURES + 1) for s in range(1, STEPS + 1)]
+
+
+@pytest.mark.parametrize(
+    ("card_bytes", "picture", "step"),
+    [
+        pytest.param(card, *place, marks=() if (card, place) in _USUAL else pytest.mark.slow)
+        for card in (FOR_ONE, FOR_ONE_ALONE)
+        for place in ((2, 0), (2, 1), (3, 2), (1, 3), (3, 3), (2, 4))
+    ],
+)
+def test_a_pause_anywhere_loses_no_step(
+    tmp_path: Path,
+    request_: Request,
+    expected: dict[int, bytes],
+    small_card: None,
+    card_bytes: int,
+    picture: int,
+    step: int,
+) -> None:
+    machine = Machine(tmp_path, card_bytes)
+    first = machine.run(request_, at(picture, step, "pause"))
+    assert isinstance(first[-1], Paused)
+    assert machine.card.account.used_bytes == 0
+    item = resumed(machine.item, first)
+    second = machine.go_on(item)
+    assert made(first) | made(second) == expected
+    assert sorted([*steps(first), *steps(second)]) == [
+        (p, s) for p in range(1, PICTURES + 1) for s in range(1, STEPS + 1)
+    ]
+
+
+def test_a_second_pause_keeps_what_the_first_one_kept(
+    tmp_path: Path, request_: Request, expected: dict[int, bytes], small_card: None
+) -> None:
+    machine = Machine(tmp_path, FOR_ONE)
+    first = machine.run(request_, at(2, 1, "pause"))
+    item = resumed(machine.item, first)
+    assert item.paused is not None and item.paused.kept == ((1, 2), (2, 1))
+    second = machine.go_on(item, at(3, 0, "pause"))
+    item = resumed(item, second)
+    assert item.paused is not None and item.paused.kept == ((1, 2), (2, 2)) and item.paused.step == 0
+    assert sorted(read_paused(paused_file(tmp_path, item.id), item.id)) == [1, 2]
+    third = machine.go_on(WorkItem.from_json(item.to_json()))  # as it comes through the pipe
+    assert made(third) == expected
+    assert len(steps(first)) + len(steps(second)) + len(steps(third)) == PICTURES * STEPS
+
+
+@pytest.mark.parametrize(("picture", "step", "saved"), [(2, 1, []), (2, 3, [1])])
+def test_stop_keeps_what_is_saved(
+    tmp_path: Path,
+    request_: Request,
+    expected: dict[int, bytes],
+    small_card: None,
+    picture: int,
+    step: int,
+    saved: list[int],
+) -> None:
+    machine = Machine(tmp_path, FOR_ONE)
+    told = machine.run(request_, at(picture, step, "stop"))
+    assert isinstance(told[-1], Cancelled) and steps(told)[-1] == (picture, step)
+    assert made(told) == {number: expected[number] for number in saved}
+    assert made(machine.run(request_)) == expected, "the next job knows nothing of it"
+
+
+@pytest.mark.parametrize(("picture", "step"), [(2, 1), (1, 3)])
+def test_a_skipped_picture_is_left_out_of_both_parts(
+    tmp_path: Path,
+    request_: Request,
+    expected: dict[int, bytes],
+    small_card: None,
+    picture: int,
+    step: int,
+) -> None:
+    machine = Machine(tmp_path, FOR_ONE)
+    told = machine.run(request_, at(picture, step, "skip"))
+    assert [event.picture for event in told if isinstance(event, LeftOut)] == [picture]
+    assert made(told) == {number: bits for number, bits in expected.items() if number != picture}
+    later = [event for event in told[told.index(LeftOut(picture, PICTURES)) :] if isinstance(event, Step | Saved)]
+    assert picture not in {event.picture for event in later}
+
+
+def test_a_plan_that_turns_out_too_large_in_between_loses_nothing(
+    tmp_path: Path,
+    request_: Request,
+    expected: dict[int, bytes],
+    small_card: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine, original = Machine(tmp_path, FOR_ONE), engine_module.advance
+    left = iter([True])
+
+    def full(sampler: Any, denoise_at: Any, state: State, *others: Any) -> State:
+        after = original(sampler, denoise_at, state, *others)
+        if state.step == 1 and len(machine.told) > 12 and next(left, False):
+            raise torch.OutOfMemoryError("full")
+        return after
+
+    monkeypatch.setattr(engine_module, "advance", full)
+    told = machine.run(request_)
+    assert next(left, None) is None and isinstance(told[-1], Finished)
+    assert any(isinstance(event, Notice) and "memory ran out" in event.text for event in told)
+    assert sorted(steps(told)) == [(p, s) for p in range(1, PICTURES + 1) for s in range(1, STEPS + 1)]
+    assert made(told)[1] == expected[1] and made(told).keys() == expected.keys()
+
+
+def test_many_pictures_are_made_in_groups(
+    tmp_path: Path, request_: Request, small_card: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "TOGETHER", 2)
+    machine = Machine(tmp_path, FOR_ONE)
+    told = machine.run(dataclasses.replace(request_, count=5))
+    assert [event.picture for event in told if isinstance(event, Saved)] == [1, 2, 3, 4, 5]
+    pictures = [picture for picture, _ in itertools.groupby(picture for picture, _ in steps(told))]
+    assert pictures == [1, 2, 1, 2, 3, 4, 3, 4, 5], "the last one is alone"
+
+
+def test_the_parts_of_a_picture_are_its_steps(request_: Request, small_card: None, tmp_path: Path) -> None:
+    """What waits between the parts is on the CPU and small, whatever the card is."""
+    machine = Machine(tmp_path, FOR_ONE)
+    (recipe, *_) = machine.engine.plan(request_)
+    state = machine.engine.part(recipe, "base")
+    assert state is not None and state.step == SWITCH
+    kept: list[Tensor] = [state.x, *state.history]
+    assert all(tensor.device == torch.device("cpu") and tensor.shape == (1, 4, 8, 8) for tensor in kept)
+    assert machine.engine.part(recipe, "base", begun=state) is state
+    assert machine.engine.part(recipe, "steps") is None, "the pixels' room is there beside the refiner"
+
+
+def space(card_gib: float) -> Space:
+    card = int(card_gib * GIB)
+    return Space(True, card, card - DRIVER_BYTES, 32 * GIB, 29 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "base", "pixels"),
+    [(4, True, True), (6, True, True), (8, True, True), (10, True, False), (16, False, False), (24, False, False)],
+)
+def test_sdxls_parts_are_made_apart_where_networks_would_change_places(
+    card_gib: float, base: bool, pixels: bool
+) -> None:
+    plan = make_plan(space(card_gib), sdxl_need())
+    assert (base_apart(plan), pixels_apart(plan)) == (base, pixels)
+    alone = make_plan(space(card_gib), dataclasses.replace(sdxl_need(), refiner=None))
+    assert not base_apart(alone)
+
+
+def test_nothing_is_apart_where_nothing_would_be_spared() -> None:
+    streams = make_plan(space(4), sdxl_need(), Steps(sampling=2))
+    assert streams.base.way == "streams" and streams.base.resident_bytes == 0
+    assert not base_apart(streams), "everything travels in every step anyway"
+    blind = make_plan(Space(True, 0, None, 16 * GIB, 12 * GIB), sdxl_need(), Steps(sampling=2))
+    assert blind.base.way == "takes turns" and base_apart(blind) and pixels_apart(blind)
+    wide = sdxl_need(itemsize=4)
+    for main_gib, apart in ((8, False), (16, True), (32, False)):
+        plan = make_plan(Space(False, 0, None, main_gib * GIB, main_gib * GIB), wide)
+        assert base_apart(plan) == apart and not pixels_apart(plan)
+        assert plan.base.from_file == (main_gib == 8), "what is widened as it is used is not kept"
+    assert not base_apart(make_plan(Space(False, 0, None, 24 * GIB, 12 * GIB), sdxl_need())), "no copies, no room"
+
+
+def test_memory_and_limits_are_those_of_one_picture(tmp_path: Path, request_: Request, small_card: None) -> None:
+    """Parts ask for no more than whole pictures: nothing steps down, nothing is remembered as too much."""
+    machine = Machine(tmp_path, FOR_ONE)
+    machine.run(request_)
+    assert isinstance(machine.memory, Memory) and machine.memory.plan is not None
+    assert machine.memory.plan.steps == Steps()
+    assert machine.card.account.peak_bytes <= FOR_ONE
+    assert Limits(tmp_path / "memory.json")._entries == {}
