@@ -140,6 +140,7 @@ def _recipe(values: dict[str, Any], tiny: Path) -> Recipe:
 
 def _arguments(values: dict[str, Any], tiny: Path) -> list[str]:
     arguments = ["--prompt", values["prompt"], "--negative", values["negative"], "--style", "none"]
+    arguments += ["--dtype", "float32"]  # a processor that multiplies bfloat16 would choose that by itself
     arguments += ["--size", f"{values['width']}x{values['height']}", "--base", str(tiny / values["base"])]
     for name in ("steps", "seed", "guidance", "sampler", "schedule"):
         arguments += [f"--{name}", str(values[name])]

@@ -33,7 +33,7 @@ from fooocus.request import LoraUse, Recipe, Request, Size
 from tests.fakes.fake_card import FakeCard, fake_card
 from tests.fakes.working_memory import Working
 
-CPU = choose_device("cpu")
+CPU = choose_device("cpu", "float32")  # processors that have bfloat16 would choose that
 
 
 @pytest.fixture(scope="module")

@@ -238,7 +238,8 @@
     if (!dialog.open || document.hidden) return;
     try {
       const told = await ask("/history/state");
-      if (told.version !== version) await renew();
+      // The models and styles to choose from grow with what was read.
+      if (told.version !== version) await Promise.all([renew(), fillFilters()]);
     } catch {
       return; // said as soon as something is asked for
     }
