@@ -87,6 +87,7 @@ class _Way:
     sampler: Sampler
     sigmas: tuple[float, ...]
     latent_scale: float
+    plan: Plan
 
     @property
     def steps(self) -> int:
@@ -189,27 +190,27 @@ class Engine:
             pixels = functools.partial(decode_surely, vae, latents, self._memory, watch.check, watch.notice)
             return Rendered(with_room(self._memory, "decoding", pixels, watch.notice), latents)
 
+    def parts(self, recipe: Recipe, watch: Watch = SILENT) -> tuple[Part, ...]:
+        """Return the parts that are better done for several such pictures in turn; opens the files and makes the plan.
+
+        Each ends where another network is wanted that would have to be brought. Raises what :meth:`render` raises.
+        """
+        with self._memory.interruptible(watch.check):
+            plan = self._prepare(recipe, watch).plan
+        wanted: dict[Part, bool] = {"base": bool(recipe.switch) and base_apart(plan), "steps": pixels_apart(plan)}
+        return tuple(part for part, apart in wanted.items() if apart)
+
     @torch.no_grad()
     def part(
         self, recipe: Recipe, part: Part, watch: Watch = SILENT, begun: State | None = None, *, last: bool = True
-    ) -> State | None:
-        """Do one part of a picture, up to the place where another network is wanted; return how far it is, on the CPU.
+    ) -> State:
+        """Do one part of a picture and return how far it is then, on the CPU.
 
-        None where the plan keeps that network at hand anyway: nothing is spared then, and nothing was done. ``last``
-        says that no other picture's same part comes next. Raises what :meth:`render` raises.
+        ``last`` says that no other picture's same part comes next. Raises what :meth:`render` raises.
         """
         with self._memory.interruptible(watch.check):
             way = self._prepare(recipe, watch)
-            plan = self._memory.plan
-            assert plan is not None
-            if part == "base":
-                stop = recipe.switch if base_apart(plan) else None
-            else:
-                stop = way.steps if pixels_apart(plan) else None
-            if not stop:
-                return None
-            if begun is not None and begun.step >= stop:
-                return begun
+            stop = recipe.switch or 0 if part == "base" else way.steps
             return self._sample(recipe, way, watch, begun, stop, ahead=last).on("cpu")
 
     def _prepare(self, recipe: Recipe, watch: Watch) -> _Way:
@@ -225,14 +226,14 @@ class Engine:
             watch.notice(f"LoRA {report.name}: {report.matched} of {report.total} modules matched.")
         if files.refiner is not None:
             self._memory.prepare(files.refiner, "refiner")
-        self._arrange(recipe, files, watch.notice)
+        plan = self._arrange(recipe, files, watch.notice)
 
         architecture = self._memory.architecture(files.base, "base")
         if self.previews:
             self.mix = self._mix(files)
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
         sigmas = sigmas_for(sampler, recipe.schedule, recipe.steps, table)
-        return _Way(files, sampler, sigmas, architecture.latent_scale)
+        return _Way(files, sampler, sigmas, architecture.latent_scale, plan)
 
     def _sample(
         self, recipe: Recipe, way: _Way, watch: Watch, begun: State | None, stop: int, *, ahead: bool = True

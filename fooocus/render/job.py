@@ -68,8 +68,11 @@ class Maker(Protocol):
     def render(self, recipe: Recipe, watch: Watch, begun: State | None) -> Rendered:
         """Make a picture, or finish one that was begun."""
 
-    def part(self, recipe: Recipe, part: Part, watch: Watch, begun: State | None, *, last: bool) -> State | None:
-        """Do one part of a picture; None where that spares nothing."""
+    def parts(self, recipe: Recipe, watch: Watch) -> tuple[Part, ...]:
+        """Return the parts that are better done for several pictures in turn."""
+
+    def part(self, recipe: Recipe, part: Part, watch: Watch, begun: State | None, *, last: bool) -> State:
+        """Do one part of a picture."""
 
     def leave_card(self) -> None:
         """Send every network home."""
@@ -88,6 +91,7 @@ class JobRun:
         self._skipped = set(job.paused.skipped if job.paused else ())
         self._states: dict[int, State] = {}  # how far the unfinished pictures are
         self._picture = 1
+        self._stage: tuple[int, str] = (0, "")  # what was told last
         self._told: set[str] = set()
 
     def run(self) -> None:
@@ -114,24 +118,25 @@ class JobRun:
 
     def _make_all(self, numbers: Sequence[int]) -> None:
         """Make some pictures: those parts of all of them first that are better done apart."""
-        parts: tuple[Part, ...] = ("base", "steps") if len(numbers) > 1 else ()
-        for part in parts:
+        for part in self._parts(numbers[0]) if len(numbers) > 1 else ():
             for number in numbers:
-                if not self._part(number, part, last=number == numbers[-1]):
-                    break
+                self._part(number, part, last=number == numbers[-1])
         for number in numbers:
             self._make(number)
 
-    def _part(self, number: int, part: Part, *, last: bool) -> bool:
-        """Do one part of a picture, unless it was skipped; return whether that spares anything."""
-        if number in self._skipped:
-            return True
+    def _parts(self, number: int) -> tuple[Part, ...]:
+        """Say which parts are better done apart, by the first picture: the others have the same models and size."""
         with self._at(number) as watch:
-            state = self._engine.part(self._recipes[number - 1], part, watch, self._states.get(number), last=last)
-            if state is None:
-                return False
-            self._states[number] = state
-        return True
+            return self._engine.parts(self._recipes[number - 1], watch)
+        return ()  # it was skipped meanwhile
+
+    def _part(self, number: int, part: Part, *, last: bool) -> None:
+        """Do one part of a picture, unless it was skipped."""
+        if number in self._skipped:
+            return
+        with self._at(number) as watch:
+            recipe, begun = self._recipes[number - 1], self._states.get(number)
+            self._states[number] = self._engine.part(recipe, part, watch, begun, last=last)
 
     def _make(self, number: int) -> None:
         """Make a picture, or finish it, and save it, unless it was skipped."""
@@ -228,7 +233,9 @@ class JobRun:
         count = len(self._recipes)
 
         def stage(name: StageName) -> None:
-            self._emit(Stage(name, number, count))
+            if (number, name) != self._stage:
+                self._stage = number, name
+                self._emit(Stage(name, number, count))
 
         def step(state: State, steps: int) -> None:
             self._states[number] = state

@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fooocus.errors import PauseAsked, RenderError
-from fooocus.events import Notice, Paused, Saved, Stage, Step
+from fooocus.events import LeftOut, Notice, Paused, Saved, Stage, Step
 from fooocus.jobs.worker import Control, Emit, WorkItem, claim_pipes, serve
 
 
@@ -78,6 +78,7 @@ class FakeEngine:
                 return emit(Paused(picture, count, left.step, left.steps, left.preview, tuple(skipped)))
             if not made:
                 skipped.append(picture)
+                emit(LeftOut(picture, count))
             else:
                 emit(Stage("saving", picture, count))
                 self._save(item, path, seed + picture - 1)

@@ -18,6 +18,7 @@ from fooocus.diffusion.samplers import SAMPLERS
 from fooocus.errors import RequestError
 from fooocus.events import Event, Notice, Saved, Stage, Step
 from fooocus.families import attention
+from fooocus.jobs.store import Job
 from fooocus.loading.checkpoint import open_checkpoint
 from fooocus.models import measuring
 from fooocus.models.measuring import Counter, Measuring, models_of
@@ -262,6 +263,66 @@ def test_pictures_are_timed_from_their_events(tmp_path: Path, clock: Callable[[f
     assert warm.decode_seconds == pytest.approx(0.5)
     assert warm.rest_seconds == pytest.approx(0.4)
     assert cold.whole_seconds - warm.whole_seconds == pytest.approx(7.7)
+
+
+def test_pictures_in_turns_are_timed_each_by_its_own_parts(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    """The base's steps of both, then the rest of each: time that passes belongs to the picture at work."""
+    memory = PaceMemory(tmp_path / "pace.sqlite")
+    asked = Request(styles=(), seed=1, base="tiny_base", refiner="tiny_refiner", loras=(), steps=5, switch=3, count=2)
+
+    def recipes(values: object) -> tuple[Recipe, ...]:
+        return plan(Request.from_json(values), Styles({}))  # type: ignore[arg-type]
+
+    heard = Measuring(memory, Counter([tiny_folder()]), recipes, "processor").job(asked.to_json())
+
+    def part(number: int, stage: str, steps: range, seconds: float) -> None:
+        for name in ("loading", "reading", stage):
+            heard(Stage(name, number, 2))  # type: ignore[arg-type]
+            clock(0.1 if name != stage else 0.0)
+        for step in steps:
+            clock(seconds)
+            heard(Step(number, 2, step, 5))
+
+    part(1, "sampling", range(1, 4), 1.0)
+    part(2, "sampling", range(1, 4), 1.5)
+    for number in (1, 2):
+        part(number, "refining", range(4, 6), 3.0 * number)
+        heard(Stage("decoding", number, 2))
+        clock(0.5)
+        heard(Stage("saving", number, 2))
+        clock(0.2)
+        heard(Saved(number, 2, f"{number}.png", 1))
+    second, first = memory.newest()
+    assert (first.base_seconds, first.refiner_seconds) == (pytest.approx(1.0), pytest.approx(3.0))
+    assert (second.base_seconds, second.refiner_seconds) == (pytest.approx(1.5), pytest.approx(6.0))
+    assert second.rest_seconds == pytest.approx(0.6) and second.decode_seconds == pytest.approx(0.5)
+    assert first.whole_seconds == pytest.approx(3 + 6 + 0.5 + 0.6)
+
+
+def test_a_job_is_estimated_like_a_request(tmp_path: Path) -> None:
+    """The queue and the bar ask by job: whatever version its request is of, and read once."""
+    models = tmp_path / "models"
+    (models / "checkpoints").mkdir(parents=True)
+    for name in ("tiny_base", "tiny_refiner"):
+        shutil.copy(tiny_folder() / f"{name}.safetensors", models / "checkpoints")
+    config = Config(models=models, data=tmp_path / "data")
+    asked = Request(styles=(), base="tiny_base", refiner="tiny_refiner", loras=(), count=4)
+    estimator = Estimator(config, Worker(), asked)  # type: ignore[arg-type]
+    job = Job("a", "me", asked.to_json() | {"of another": "version"}, "waiting", 1, 1, 0, None, None, None, ())
+    assert estimator.course(job) is None, "nothing was made yet"
+    work = Counter([models / "checkpoints"]).count(recipe())
+    assert work is not None
+    memory = PaceMemory(config.data / "pace.sqlite")
+    memory.add(Pace("processor", "worker 1", "tiny_base|tiny_refiner|", True, work, 0.4, 0.3, 0.5, 0.2, 12.0))
+    course = estimator.course(job)
+    assert course is not None and (course.pictures, course.steps, course.switch) == (4, 30, 21)
+    assert course.seconds == pytest.approx(4 * (0.4 * 21 + 0.3 * 9 + 0.5 + 0.2))
+    assert course.sampled_seconds(0) == pytest.approx(0.2)
+    assert course.sampled_seconds(21) == pytest.approx(0.2 + 0.4 * 21)
+    assert course.sampled_seconds(30) == pytest.approx(0.2 + 0.4 * 21 + 0.3 * 9)
+    wrong = dataclasses.replace(job, id="b", request={"size": "huge"})
+    gone = dataclasses.replace(job, id="c", request=asked.to_json() | {"base": "gone"})
+    assert estimator.course(wrong) is None and estimator.course(gone) is None
 
 
 def test_what_was_not_watched_to_its_end_is_not_remembered(tmp_path: Path, clock: Callable[[float], None]) -> None:

@@ -84,6 +84,9 @@ def test_feed_is_bounded_and_keeps_what_matters() -> None:
     assert [event for _, event in kept[:2]] == events[:2]
     assert [number for number, _ in kept] == sorted({number for number, _ in kept})
     assert kept[-1] == (20_002, events[-1])
+    waiting = Step(1, 9, 21, 30)  # a picture that waits for the others must not be thought to begin again
+    feed = make_feed(waiting, *(Step(2, 9, step, 99_999) for step in range(5000)))
+    assert feed.after(0)[0] == (1, waiting)
 
 
 @pytest.mark.parametrize(

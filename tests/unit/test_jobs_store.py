@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from fooocus.errors import StorageError
-from fooocus.events import Cancelled, Failed, Finished, Paused, Saved
+from fooocus.events import Cancelled, Failed, Finished, LeftOut, Paused, Saved, Step
 from fooocus.jobs import database
+from fooocus.jobs.board import Board
 from fooocus.jobs.store import JobStore
 
 
@@ -150,6 +151,19 @@ def test_a_running_job_rests_with_its_place(store: JobStore) -> None:
     assert (job.state, job.attempts, job.paused) == ("paused", 0, place)
     assert store.resume(a)
     assert store.queue() == (a, b), "it has kept its place"
+
+
+def test_what_a_row_tells_of_pictures_in_turns(store: JobStore) -> None:
+    """After a restart the page knows of every picture how far it is, and which ones are not wanted."""
+    job = store.submit({"n": 1}, "me")
+    store.claim_next()
+    store.record(job.id, Saved(1, 4, "/1.png", 1))
+    store.rest(job.id, Paused(4, 4, 5, 30, b"jpeg", skipped=(2,), kept=((3, 20), (4, 5))))
+    lock = threading.RLock()
+    with lock:
+        told = [event for _, event in Board(store, lock, lambda: None).feed(job.id).after(0)]
+    assert told[:-1] == [Saved(1, 4, "/1.png", 1), LeftOut(2, 4), Step(3, 4, 20, 30), Step(4, 4, 5, 30, b"jpeg")]
+    assert isinstance(told[-1], Paused)
 
 
 def test_a_cancelled_job_is_taken_back_where_it_was_after_a_restart_too(store: JobStore) -> None:
