@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fooocus.errors import RequestError
@@ -108,7 +108,7 @@ def test_waits_are_estimated_from_finished_jobs(jobs: Jobs) -> None:
 
 
 def test_the_routes_answer_the_cookies_owner_only(jobs: Jobs) -> None:
-    app = FastAPI()
+    app = Starlette()
     add_queue_routes(app, jobs)
     mine = ask(jobs, ME, "fox")
     client = TestClient(app, cookies={OWNER_COOKIE: ME})
