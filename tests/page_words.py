@@ -44,7 +44,7 @@ _SILENT = (
     "jobs/lock.py",
     "ui/guard.py",
 )
-_SILENT += ("ui/report.py", "ui/discreet.py", "ui/data.py")
+_SILENT += ("ui/report.py", "ui/discreet.py", "ui/data.py", "ui/compiled.py", "ui/files.py", "ui/protocol.py")
 _SILENT += ("models/catalogue.py", "models/commands.py", "models/computer.py", "ui/shell.py", "ui/theme.py")
 # What is wrong inside a refused file is told in the field's own terms, as a detail of a sentence that is translated.
 _SILENT += ("families/clip_text.py", "families/layout.py", "families/sdxl", "families/tokenizer.py")

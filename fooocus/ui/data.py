@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.requests import Request as WebRequest
 from starlette.responses import Response
 
@@ -14,24 +14,22 @@ from fooocus.ui.lists import Lists
 
 
 def add_data_routes(
-    app: FastAPI, lists: Lists, tell: Callable[[str, str], str | None] = lambda job, cookie: None
+    app: Starlette, lists: Lists, tell: Callable[[str, str], str | None] = lambda job, cookie: None
 ) -> None:
     """Add the routes. An answer that the browser has already is not sent again.
 
     ``tell`` gives the report of a job to whom its cookie shows to be the owner, and nothing to others.
     """
 
-    @app.get("/ui/report/{job}")
-    def report(job: str, request: WebRequest) -> Response:
-        text = tell(job, request.headers.get("cookie", ""))
+    def report(request: WebRequest) -> Response:
+        text = tell(request.path_params["job"], request.headers.get("cookie", ""))
         if text is None:
             return Response(status_code=404)
         body = text.encode("utf-8", "replace")
         return Response(body, media_type="text/plain; charset=utf-8", headers={"cache-control": "no-store"})
 
-    @app.get("/ui/lists/{what}")
-    def answer(what: str, request: WebRequest) -> Response:
-        found = lists.answer(what, fresh="fresh" in request.query_params)
+    def answer(request: WebRequest) -> Response:
+        found = lists.answer(request.path_params["what"], fresh="fresh" in request.query_params)
         if found is None:
             return Response(status_code=404)
         # What is no text, such as half of a sign in a style's name, becomes a question mark.
@@ -40,3 +38,6 @@ def add_data_routes(
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
         return Response(body, media_type="application/json", headers=headers)
+
+    app.add_route("/ui/report/{job}", report, methods=["GET"])
+    app.add_route("/ui/lists/{what}", answer, methods=["GET"])

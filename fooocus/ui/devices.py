@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from html import escape
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.requests import Request as WebRequest
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
@@ -61,11 +61,10 @@ class Links:
         return owner if time.monotonic() < until else None
 
 
-def add_device_routes(app: FastAPI, config: Config, port: int, adopt: Callable[[str, str], object]) -> None:
+def add_device_routes(app: Starlette, config: Config, port: int, adopt: Callable[[str, str], object]) -> None:
     """Add making a link and following it. ``adopt(old, new)`` gives a person's jobs to another name of theirs."""
     links = Links()
 
-    @app.post("/device")
     def make(request: WebRequest) -> Response:
         owner = owner_of(request.headers.get("cookie", ""))
         host = network_host(request.headers.get("host", "")) if config.listen else ""
@@ -76,19 +75,21 @@ def add_device_routes(app: FastAPI, config: Config, port: int, adopt: Callable[[
         told = {"url": url, "svg": qr_svg(url), "minutes": MINUTES}
         return JSONResponse(told, headers={"cache-control": "no-store"})
 
-    @app.get("/join/{token}")
-    def offer(token: str) -> Response:
-        return _page(_OFFER if links.good(token) else f"<p>{escape(_OVER)}</p>")
+    def offer(request: WebRequest) -> Response:
+        return _page(_OFFER if links.good(request.path_params["token"]) else f"<p>{escape(_OVER)}</p>")
 
-    @app.post("/join/{token}")
-    def join(token: str, request: WebRequest) -> Response:
-        owner = links.take(token)
+    def join(request: WebRequest) -> Response:
+        owner = links.take(request.path_params["token"])
         if owner is None:
             return _page(f"<p>{escape(_OVER)}</p>", status=410)
         before = owner_of(request.headers.get("cookie", ""))
         if before and before != owner:
             adopt(before, owner)
         return RedirectResponse("/", status_code=303, headers={"set-cookie": owner_cookie(owner)})
+
+    app.add_route("/device", make, methods=["POST"])
+    app.add_route("/join/{token}", offer, methods=["GET"])
+    app.add_route("/join/{token}", join, methods=["POST"])
 
 
 def network_host(asked: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.requests import Request as WebRequest
 from starlette.responses import JSONResponse, Response
 
@@ -79,15 +79,13 @@ class Kept:
         return self._folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:40]}.json"
 
 
-def add_kept_routes(app: FastAPI, kept: Kept) -> None:
+def add_kept_routes(app: Starlette, kept: Kept) -> None:
     """Add the way from the browser to what is kept for it, and back."""
 
-    @app.get("/kept")
     def get(request: WebRequest) -> Response:
         owner = owner_of(request.headers.get("cookie", ""))
         return JSONResponse(kept.get(owner) if owner else {}, headers={"cache-control": "no-store"})
 
-    @app.post("/kept")
     async def put(request: WebRequest) -> Response:
         owner = owner_of(request.headers.get("cookie", ""))
         body = b""
@@ -103,6 +101,9 @@ def add_kept_routes(app: FastAPI, kept: Kept) -> None:
             return Response(status_code=400)
         done = await anyio.to_thread.run_sync(kept.put, owner, values)
         return Response(status_code=204 if done else 503)
+
+    app.add_route("/kept", get, methods=["GET"])
+    app.add_route("/kept", put, methods=["POST"])
 
 
 def _log() -> logging.Logger:

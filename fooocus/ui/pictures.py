@@ -8,6 +8,7 @@ for its texts alone, in memory, and no pixel of it is decoded.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as WebRequest
 from starlette.responses import FileResponse, Response
@@ -50,7 +51,7 @@ _THUMBNAIL_HEADERS: Mapping[str, str] = {
 }
 
 
-def add_picture_routes(app: FastAPI, config: Config, library: Library) -> None:
+def add_picture_routes(app: Starlette, config: Config, library: Library) -> None:
     """Add everything that the page asks about pictures."""
     _add_lists(app, library)
     _add_thumbnails(app, library)
@@ -58,50 +59,49 @@ def add_picture_routes(app: FastAPI, config: Config, library: Library) -> None:
     _add_settings(app, config, library)
 
 
-def _add_lists(app: FastAPI, library: Library) -> None:
-    @app.get("/history/state")
-    def state() -> Response:
+def _add_lists(app: Starlette, library: Library) -> None:
+    def state(request: WebRequest) -> Response:
         return _told(lambda: _state(library.state()))
 
-    @app.get("/history/overview")
-    def overview(words: str = "", model: str = "", style: str = "", favourite: bool = False) -> Response:
+    def overview(request: WebRequest) -> Response:
         def answer() -> dict[str, Any]:
-            found = library.overview(Query(words, model, style, favourite))
+            found = library.overview(_query(request))
             return _state(found.state) | {"days": found.days}
 
         return _told(answer)
 
-    @app.get("/history/page")
-    def page(
-        day: str, skip: int, take: int, words: str = "", model: str = "", style: str = "", favourite: bool = False
-    ) -> Response:
-        query = Query(words, model, style, favourite)
-        skip, take = min(max(skip, 0), 2**31), min(max(take, 0), MAX_TAKE)
-        return _told(lambda: {"pictures": [_entry(entry) for entry in library.page(query, day, skip, take)]})
+    def page(request: WebRequest) -> Response:
+        def answer() -> dict[str, Any]:
+            day = request.query_params.get("day", "")
+            skip, take = _whole(request, "skip", 2**31), _whole(request, "take", MAX_TAKE)
+            return {"pictures": [_entry(entry) for entry in library.page(_query(request), day, skip, take)]}
 
-    @app.get("/history/filters")
-    def filters() -> Response:
+        return _told(answer)
+
+    def filters(request: WebRequest) -> Response:
         return _told(lambda: {"models": library.models(), "styles": library.styles()})
 
+    for name, answering in (("state", state), ("overview", overview), ("page", page), ("filters", filters)):
+        app.add_route(f"/history/{name}", answering, methods=["GET"])
 
-def _add_thumbnails(app: FastAPI, library: Library) -> None:
+
+def _add_thumbnails(app: Starlette, library: Library) -> None:
     makers: list[anyio.CapacityLimiter] = []  # made in the server's loop, on the first request
 
-    @app.get("/thumbnails/{day}/{name}")
-    @app.head("/thumbnails/{day}/{name}")
-    async def thumbnail(day: str, name: str) -> Response:
+    async def thumbnail(request: WebRequest) -> Response:
         if not makers:
             makers.append(anyio.CapacityLimiter(_MAKERS))
-        made = await anyio.to_thread.run_sync(partial(_thumbnail, library, Place(day, name)), limiter=makers[0])
+        made = await anyio.to_thread.run_sync(partial(_thumbnail, library, _named(request)), limiter=makers[0])
         if made is None:
             return Response(status_code=404)
         return FileResponse(made, media_type="image/jpeg", headers=_THUMBNAIL_HEADERS)
 
+    app.add_route("/thumbnails/{day}/{name}", thumbnail, methods=["GET"])
 
-def _add_orders(app: FastAPI, library: Library) -> None:
+
+def _add_orders(app: Starlette, library: Library) -> None:
     """Add what changes something: POST alone, from this page alone, as the guard sees to."""
 
-    @app.post("/history/favourite")
     async def favourite(request: WebRequest) -> Response:
         def mark(order: Any) -> dict[str, Any]:
             place, on = _place(order.get("picture")), order.get("on")
@@ -112,7 +112,6 @@ def _add_orders(app: FastAPI, library: Library) -> None:
 
         return await _ordered(request, mark)
 
-    @app.post("/history/delete")
     async def delete(request: WebRequest) -> Response:
         def remove(order: Any) -> dict[str, Any]:
             names = order.get("pictures")
@@ -123,26 +122,27 @@ def _add_orders(app: FastAPI, library: Library) -> None:
 
         return await _ordered(request, remove)
 
-    @app.post("/history/undo")
     async def undo(request: WebRequest) -> Response:
         def put_back(order: Any) -> dict[str, Any]:
             return {"pictures": [str(place) for place in library.undo(str(order.get("undo", "")))]}
 
         return await _ordered(request, put_back)
 
+    for name, ordered in (("favourite", favourite), ("delete", delete), ("undo", undo)):
+        app.add_route(f"/history/{name}", ordered, methods=["POST"])
 
-def _add_settings(app: FastAPI, config: Config, library: Library) -> None:
-    @app.get("/history/details/{day}/{name}")
-    def details(day: str, name: str) -> Response:
+
+def _add_settings(app: Starlette, config: Config, library: Library) -> None:
+    def details(request: WebRequest) -> Response:
         def answer() -> dict[str, Any]:
-            file, entry = find_picture(config.outputs, day, name), library.find(Place(day, name))
+            place = _named(request)
+            file, entry = find_picture(config.outputs, *place), library.find(place)
             if file is None or entry is None:
                 raise RequestError("picture", "This picture is not there any more.", "It may be in the bin.")
-            return _entry(entry) | {"day": day, "bytes": entry.seen.size_bytes} | _settings(file, config)
+            return _entry(entry) | {"day": place.day, "bytes": entry.seen.size_bytes} | _settings(file, config)
 
         return _told(answer)
 
-    @app.post("/history/read")
     async def read(request: WebRequest) -> Response:
         is_text = request.headers.get("content-type", "").startswith("text/plain")
         limit = MAX_TEXT_BYTES if is_text else MAX_UPLOAD_BYTES
@@ -159,6 +159,29 @@ def _add_settings(app: FastAPI, config: Config, library: Library) -> None:
             return to_json(found, config, source)
 
         return await anyio.to_thread.run_sync(_told, answer)
+
+    app.add_route("/history/details/{day}/{name}", details, methods=["GET"])
+    app.add_route("/history/read", read, methods=["POST"])
+
+
+def _query(request: WebRequest) -> Query:
+    """Return which pictures are asked for."""
+    asked = request.query_params
+    favourite = asked.get("favourite", "").lower() in ("true", "1", "on", "yes")
+    return Query(asked.get("words", ""), asked.get("model", ""), asked.get("style", ""), favourite)
+
+
+def _whole(request: WebRequest, name: str, most: int) -> int:
+    """Return a whole number that is asked with, from 0 to ``most``."""
+    text = request.query_params.get(name, "")
+    if not re.fullmatch(r"-?\d{1,18}", text, re.ASCII):
+        raise RequestError("picture", "There is no such picture.")
+    return min(max(int(text), 0), most)
+
+
+def _named(request: WebRequest) -> Place:
+    """Return the place in a path. Whether a picture is there, and may be, is looked at when it is looked for."""
+    return Place(request.path_params["day"], request.path_params["name"])
 
 
 def _settings(file: Path, config: Config) -> dict[str, Any]:

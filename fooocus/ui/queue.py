@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.requests import Request as WebRequest
 from starlette.responses import JSONResponse, Response
 
@@ -31,14 +31,12 @@ _PROMPT_CHARACTERS = 300
 CourseOf = Callable[[Job], Course | None]
 
 
-def add_queue_routes(app: FastAPI, jobs: Jobs, course: CourseOf) -> None:
+def add_queue_routes(app: Starlette, jobs: Jobs, course: CourseOf) -> None:
     """Add what the queue panel asks: GET shows, POST orders and shows. ``course`` tells how long a job takes."""
 
-    @app.get("/queue")
     def show(request: WebRequest) -> Response:
         return _told(lambda: panel(jobs, _owner(request), course))
 
-    @app.post("/queue")
     async def order(request: WebRequest) -> Response:
         body = b""
         async for part in request.stream():
@@ -53,16 +51,19 @@ def add_queue_routes(app: FastAPI, jobs: Jobs, course: CourseOf) -> None:
 
         return await anyio.to_thread.run_sync(_told, obey)
 
-    @app.get("/queue/settings/{id}")
-    def settings(id: str, request: WebRequest) -> Response:
+    def settings(request: WebRequest) -> Response:
         def answer() -> dict[str, Any]:
-            asked = _mine(jobs, _owner(request), id).request
+            asked = _mine(jobs, _owner(request), request.path_params["id"]).request
             known = Request().to_json()
             values = {name: value for name, value in asked.items() if name in known}
             # A browser's numbers end at 2**53.
             return {"values": values | {"seed": None if values.get("seed") is None else str(values["seed"])}}
 
         return _told(answer)
+
+    app.add_route("/queue", show, methods=["GET"])
+    app.add_route("/queue", order, methods=["POST"])
+    app.add_route("/queue/settings/{id}", settings, methods=["GET"])
 
 
 def panel(jobs: Jobs, owner: str, course: CourseOf) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-import gradio as gr
-
 from fooocus.config import Config
 from fooocus.errors import RequestError
 from fooocus.images.containers import strict_json
 from fooocus.images.findings import MAX_WARNINGS
 from fooocus.prompt.presets import layered
 from fooocus.request import Request
+from fooocus.ui.actions import CONTROLS
 from fooocus.ui.fields import clean, to_values
 from fooocus.ui.resolve import check_names, known_names
 
@@ -39,65 +38,47 @@ class Restored:
 
 
 class Restorer:
-    """The hidden boxes, the line that says what was restored, and the way from an order to every control."""
+    """The way from an order to every control, and to the line that says what was restored."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._controls: Mapping[str, Any] = {}
 
-    def build_line(self) -> None:
-        """Lay out the line that says what was restored, where Gradio's layout stands now."""
-        self._line = gr.HTML("", elem_id="restored", apply_default_css=False, js_on_load=None)
-
-    def build_hidden(self) -> None:
-        """Add the boxes by which the browser orders, and keeps what stood in the controls before."""
-        self._order = gr.Textbox(elem_id="restore", visible="hidden", container=False)
-        self._former = gr.Textbox(elem_id="former", visible="hidden", container=False)
-
-    def wire(self, controls: Mapping[str, Any], quiet: Mapping[str, Any]) -> None:
-        """Join orders to the page's controls."""
-        self._controls = controls
-        every = [*controls.values()]
-        given, answered = {*every, self._order, self._former}, [*every, self._former, self._line]
-        self._order.change(self._obey, given, answered, trigger_mode="multiple", queue=False, **quiet)
-        self._order.change(None, None, None, js="() => { document.body.classList.remove('restored-read') }")
-
-    def _obey(self, given: dict[Any, Any]) -> dict[Any, Any]:
+    def obey(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out an order: restore values, or bring back what stood in the controls before."""
         try:
-            order = strict_json(str(given[self._order] or "")[:_MAX_CHARACTERS])
+            order = strict_json(str(given["restore"] or "")[:_MAX_CHARACTERS])
         except ValueError:
             order = None
         if not isinstance(order, dict) or not isinstance(order.get("warnings", []), list):
-            return {self._line: said("The settings cannot be read.", ())}
+            return {"restored": said("The settings cannot be read.", ())}
         if order.get("undo"):
-            return self._back(str(given[self._former] or ""))
+            return self._back(str(given["former"] or ""))
         values = order["values"] if isinstance(order.get("values"), dict) else {}
         try:
             restored = restore(values, self._config, seed=order.get("seed") != "new", whole=bool(order.get("whole")))
         except RequestError as error:
-            return {self._line: said(str(error), ())}
-        now = {name: given[control] for name, control in self._controls.items()}
+            return {"restored": said(str(error), ())}
+        now = {name: given[name] for name in CONTROLS}
         # What was missing when the picture was read is not among the values any more, so the order tells it again.
         told = [str(words)[:_WARNING_CHARACTERS] for words in order.get("warnings", [])[:MAX_WARNINGS]]
         line = said("Settings restored.", tuple(dict.fromkeys((*told, *restored.warnings))), undo=True)
-        return self._shown(restored) | {self._former: json.dumps(now), self._line: line}
+        return self._shown(restored) | {"former": json.dumps(now), "restored": line}
 
-    def _shown(self, restored: Restored) -> dict[Any, Any]:
+    def _shown(self, restored: Restored) -> dict[str, Any]:
         """Return what every control shows whose field was restored."""
         values = to_values(restored.request)
-        return {control: values[name] for name, control in self._controls.items() if name in restored.fields}
+        return {name: values[name] for name in CONTROLS if name in restored.fields}
 
-    def _back(self, former: str) -> dict[Any, Any]:
+    def _back(self, former: str) -> dict[str, Any]:
         """Return what stood in the controls before; the box comes from the browser."""
         try:
             kept = strict_json(former[:_MAX_CHARACTERS])
         except ValueError:
             kept = None
         if not isinstance(kept, dict):
-            return {self._line: ""}
-        back = {control: kept[name] for name, control in self._controls.items() if _is_plain(kept.get(name))}
-        return back | {self._line: said("As it was before.", ()), self._former: ""}
+            return {"restored": ""}
+        back = {name: kept[name] for name in CONTROLS if _is_plain(kept.get(name))}
+        return back | {"restored": said("As it was before.", ()), "former": ""}
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,21 +1,18 @@
-"""The web server of the page: our own routes, Gradio behind them, the guard in front of everything."""
+"""The web server of the page: files that are ready, our own routes behind them, the guard in front of everything."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import re
 import socket
 import sys
 import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.requests import Request as WebRequest
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 
 from fooocus.config import Config
 from fooocus.errors import ConfigError, RequestError
@@ -26,39 +23,33 @@ from fooocus.jobs.supervisor import Jobs
 from fooocus.models.computer import look
 from fooocus.models.first_run import FirstRun
 from fooocus.request import Request
+from fooocus.ui.compiled import FOLDER as COMPILED
+from fooocus.ui.compiled import compiled
 from fooocus.ui.data import add_data_routes
 from fooocus.ui.devices import add_device_routes
 from fooocus.ui.estimate import Estimator
+from fooocus.ui.files import Files
 from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
 from fooocus.ui.kept import FOLDER as PEOPLE
 from fooocus.ui.kept import Kept, add_kept_routes
 from fooocus.ui.lists import Lists
+from fooocus.ui.page import Page
 from fooocus.ui.pictures import add_picture_routes
+from fooocus.ui.protocol import Protocol
 from fooocus.ui.queue import add_queue_routes
 from fooocus.ui.remedies import Remedies
 from fooocus.ui.report import gather, report
-from fooocus.ui.shell import Shell
 from fooocus.ui.stream import Previews, Watcher
 from fooocus.ui.welcome import Welcome, measured_seconds
 
-STATIC = Path(__file__).resolve().parent / "static"
 PORTS_TRIED = 100
 GOODBYE_SECONDS = 1  # an open page holds its connection for ever; it is not waited for
 
 _MEDIA: Mapping[str, str] = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
-_STATIC_MEDIA: Mapping[str, str] = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_WORDS_FILE = re.compile(r"[a-z]{2}\.json", re.ASCII)
-_Parts = tuple[Config, Jobs, Request, Watcher, Welcome, Remedies, Estimator]
 _FINISHED: tuple[State, ...] = ("finished",)
 _FILE_HEADERS: Mapping[str, str] = {
     "content-security-policy": "sandbox; default-src 'none'",
     "cache-control": "private, max-age=31536000",
-}
-_MANIFEST: Mapping[str, object] = {
-    "name": "Fooocus",
-    "start_url": "/",
-    "display": "standalone",
-    "icons": [{"src": "/ui/icon.svg", "sizes": "any", "type": "image/svg+xml"}],
 }
 
 
@@ -117,11 +108,11 @@ def build_app(
 ) -> Guard:
     """Return the whole page as an ASGI application that answers under ``port``.
 
-    Without a ``library`` it knows no pictures but those of its jobs. gradio is imported here, so its environment
-    variables must be set before.
+    Without a ``library`` it knows no pictures but those of its jobs. Where the page has not been compiled before,
+    gradio is imported here, so its environment variables must be set before.
     """
     previews = Previews()
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = Starlette()
     _add_routes(app, config, jobs, previews)
     estimator = Estimator(config, jobs, defaults)
     add_queue_routes(app, jobs, estimator.course)
@@ -145,35 +136,11 @@ def build_app(
 
     welcome = Welcome(first_run, measure, spare)
     watcher = Watcher(jobs, previews, config.outputs, course=estimator.course)
-    page = (config, jobs, defaults, watcher, welcome, Remedies(jobs, first_run), estimator)
-    # Outside of a running event loop gradio makes several of its own and closes none.
-    asyncio.run(_mount_page(app, page, port))
-    return Guard(Shell(app), config, port, seconds=wrong_try_seconds)
-
-
-async def _mount_page(app: FastAPI, parts: _Parts, port: int) -> None:
-    """Build the Gradio page of ``parts`` and mount it behind the routes that ``app`` has."""
-    import gradio as gr
-
-    from fooocus.ui.page import Page
-    from fooocus.ui.theme import make_theme
-
-    gr.mount_gradio_app(
-        app,
-        Page(*parts).build(),
-        path="/",
-        server_name=parts[0].host,
-        server_port=port,
-        footer_links=[],
-        run_history=False,
-        allowed_paths=[],
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
-        theme=make_theme(),
-    )
+    page = Page(config, jobs, defaults, watcher, welcome, Remedies(jobs, first_run), estimator)
+    made = compiled(defaults, models=welcome.knows_models, folder=config.data / COMPILED)
+    protocol = Protocol(made.functions, page.once(), page.again())
+    app.router.routes.extend(protocol.routes())
+    return Guard(Files(app, made, protocol.app_id), config, port, seconds=wrong_try_seconds)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -219,45 +186,24 @@ class _Server(uvicorn.Server):
             self._answers()
 
 
-def _add_routes(app: FastAPI, config: Config, jobs: Jobs, previews: Previews) -> None:
+def _add_routes(app: Starlette, config: Config, jobs: Jobs, previews: Previews) -> None:
     """Add what the page loads besides Gradio's own files."""
 
-    @app.get("/pictures/{day}/{name}")
-    @app.head("/pictures/{day}/{name}")
-    def picture(day: str, name: str) -> Response:
-        file = find_picture(config.outputs, day, name)
+    def picture(request: WebRequest) -> Response:
+        file = find_picture(config.outputs, request.path_params["day"], request.path_params["name"])
         if file is None:
             return Response(status_code=404)
         return FileResponse(file, media_type=_MEDIA[file.suffix], headers=_FILE_HEADERS)
 
-    @app.get("/preview/{job}")
-    def preview(job: str, request: WebRequest) -> Response:
+    def preview(request: WebRequest) -> Response:
+        job = request.path_params["job"]
         frame = previews.get(job)
         if frame is None or not _owns(request, jobs, job):
             return Response(status_code=404)
         return Response(frame, media_type="image/jpeg", headers={"cache-control": "no-store"})
 
-    @app.get("/ui/{name}")
-    def static(name: str) -> Response:
-        file = STATIC / name
-        if not re.fullmatch(r"\w+\.(css|js|svg)", name, re.ASCII) or not file.is_file():
-            return Response(status_code=404)
-        return FileResponse(file, media_type=_STATIC_MEDIA[file.suffix], headers={"cache-control": "no-cache"})
-
-    @app.get("/ui/words/{name}")
-    def words(name: str) -> Response:
-        file = STATIC / "words" / name
-        if not _WORDS_FILE.fullmatch(name) or not file.is_file():
-            return Response(status_code=404)
-        return FileResponse(file, media_type="application/json", headers={"cache-control": "no-cache"})
-
-    @app.get("/favicon.ico")
-    def icon() -> Response:
-        return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
-
-    @app.get("/manifest.json")
-    def manifest() -> Response:
-        return JSONResponse(_MANIFEST, media_type="application/manifest+json")
+    app.add_route("/pictures/{day}/{name}", picture, methods=["GET"])
+    app.add_route("/preview/{job}", preview, methods=["GET"])
 
 
 def _owns(request: WebRequest, jobs: Jobs, id: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fooocus.config import Config
@@ -19,13 +19,13 @@ from fooocus.ui.kept import Kept, add_kept_routes
 ME, YOU = "me" * 10, "you" * 7
 
 
-def client(app: FastAPI, owner: str | None) -> TestClient:
+def client(app: Starlette, owner: str | None) -> TestClient:
     cookies = {OWNER_COOKIE: owner} if owner else {}
     return TestClient(app, base_url="http://192.168.1.5:7865", cookies=cookies, follow_redirects=False)
 
 
 def test_settings_come_back_to_their_person_only(tmp_path: Path) -> None:
-    app = FastAPI()
+    app = Starlette()
     add_kept_routes(app, Kept(tmp_path / "people"))
     mine = client(app, ME)
     assert mine.get("/kept").json() == {}
@@ -41,7 +41,7 @@ def test_settings_come_back_to_their_person_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"[" * 100_000])
 def test_what_is_no_object_is_refused(tmp_path: Path, body: bytes) -> None:
-    app = FastAPI()
+    app = Starlette()
     add_kept_routes(app, Kept(tmp_path))
     assert client(app, ME).post("/kept", content=body).status_code == 400
     assert client(app, ME).post("/kept", content=b" " * 500_000).status_code == 413
@@ -81,13 +81,13 @@ def joined() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def app(joined: list[tuple[str, str]]) -> FastAPI:
-    app = FastAPI()
+def app(joined: list[tuple[str, str]]) -> Starlette:
+    app = Starlette()
     add_device_routes(app, Config(listen=True, password="x"), 7865, lambda old, new: joined.append((old, new)))
     return app
 
 
-def test_a_link_makes_a_second_browser_the_same_person_once(app: FastAPI, joined: list[Any]) -> None:
+def test_a_link_makes_a_second_browser_the_same_person_once(app: Starlette, joined: list[Any]) -> None:
     told = client(app, ME).post("/device").json()
     assert told["url"].startswith("http://192.168.1.5:7865/join/") and "<svg" in told["svg"]
     phone = client(app, YOU)
@@ -115,7 +115,7 @@ def test_links_end_and_are_few() -> None:
 
 
 def test_a_page_that_listens_to_nobody_says_how_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = FastAPI()
+    app = Starlette()
     add_device_routes(app, Config(), 7865, lambda old, new: None)
     told = client(app, ME).post("/device").json()
     assert "this computer only" in told["sentence"] and "--listen" in told["remedy"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fooocus.config import ROOT, Config
@@ -99,7 +99,7 @@ def test_titles_are_what_people_read() -> None:
 
 
 def test_an_answer_that_the_browser_has_is_not_sent_again(config: Config) -> None:
-    app = FastAPI()
+    app = Starlette()
     add_data_routes(app, Lists(config, Request()))
     client = TestClient(app)
     (config.styles_folder / "own.json").write_text('[{"name": "\\ud800", "prompt": "x"}]', encoding="utf-8")

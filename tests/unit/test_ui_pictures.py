@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fooocus.config import Config
@@ -59,7 +59,7 @@ def client(folder: Path) -> Iterator[TestClient]:
         raise OSError
 
     with closing(Library(outputs, config.data, no_bin)) as library:
-        app = FastAPI()
+        app = Starlette()
         add_picture_routes(app, config, library)
         guard: Any = Guard(app, config, PORT)
         with TestClient(guard, base_url=HOME) as client:

@@ -19,17 +19,14 @@ DEFAULTS = Request(guidance=5.0, count=2)
 
 @pytest.fixture
 def panel(tmp_path: Path) -> PresetsPanel:
-    made = PresetsPanel(Config(styles_folder=tmp_path), DEFAULTS)
-    made._controls = {name: name for name in initial(DEFAULTS)}  # names stand for components
-    made._ask, made._said = "ask", "said"
-    return made
+    return PresetsPanel(Config(styles_folder=tmp_path), DEFAULTS)
 
 
 def ask(panel: PresetsPanel, question: Any, **values: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what is said, and what the controls are set to."""
     text = question if isinstance(question, str) else json.dumps(question)
-    answer = panel._answer({"ask": text, **initial(DEFAULTS), **values})
-    return json.loads(answer.pop("said")), answer
+    answer = panel.answer({"preset-ask": text, **initial(DEFAULTS), **values})
+    return json.loads(answer.pop("preset-said")), answer
 
 
 def test_the_present_state_is_saved_and_taken_again(panel: PresetsPanel, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fooocus.errors import RequestError
@@ -119,7 +119,7 @@ def test_waits_are_the_courses_of_those_before(jobs: Jobs) -> None:
 
 
 def test_the_routes_answer_the_cookies_owner_only(jobs: Jobs) -> None:
-    app = FastAPI()
+    app = Starlette()
     add_queue_routes(app, jobs, nothing)
     mine = ask(jobs, ME, "fox")
     client = TestClient(app, cookies={OWNER_COOKIE: ME})

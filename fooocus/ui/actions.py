@@ -1,0 +1,55 @@
+"""What the page asks the server, by name: which boxes it sends along, and which the answer may change.
+
+A box is known by a name of ours: a control by that of its field in :mod:`fooocus.ui.fields`, the others by their id in
+the document. The layout (:mod:`fooocus.ui.layout`) wires events of the page to these names; what is done then stands in
+:mod:`fooocus.ui.page`. So the process that answers needs no Gradio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from fooocus.ui.fields import ROWS
+
+CONTROLS: tuple[str, ...] = tuple(row.name for row in ROWS)
+SETTINGS: tuple[str, ...] = tuple(name for name in CONTROLS if name != "prompt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """One thing that the page asks: the boxes whose values are ``given``, and those that are ``told`` something.
+
+    One that ``streams`` answers again and again for as long as there is news.
+    """
+
+    name: str
+    given: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    streams: bool = False
+
+
+ACTIONS: Mapping[str, Action] = {
+    action.name: action
+    for action in (
+        Action("open", ("memory",), (*CONTROLS, "advanced", "meanwhile", "found")),
+        Action("follow", (), ("status", "first", "arrived"), streams=True),
+        Action("watch", ("tab",), ("stage",), streams=True),
+        Action("go_over", (*CONTROLS, "meanwhile"), (*CONTROLS, "meanwhile", "hint")),
+        Action("order", ("order",)),
+        Action(
+            "generate",
+            (*CONTROLS, "tab", "replaces"),
+            (*CONTROLS, "tab", "replaces", "problem", "tabs", "advanced"),
+        ),
+        Action("estimate", CONTROLS, ("time",)),
+        Action("check", ("prompt", "base"), ("hint",)),
+        Action("remedy", ("remedy", "tab"), ("tab", "problem")),
+        Action("card", (), ("banner",)),
+        Action("stop", ("tab",)),
+        Action("skip", ("tab",)),
+        Action("style", ("styled-ask",), ("styled",)),
+        Action("preset", ("preset-ask", *CONTROLS), ("preset-said", *SETTINGS)),
+        Action("restore", ("restore", "former", *CONTROLS), (*CONTROLS, "former", "restored")),
+    )
+}

@@ -1,0 +1,246 @@
+"""The server's side of what Gradio's scripts in the browser speak: ask an action, and read streams of answers.
+
+The page is laid out with Gradio, and its scripts run in the browser as they are; what they ask is answered here, by the
+functions of :mod:`fooocus.ui.page`, without Gradio's own server. It gave each page a copy of all components and checked
+every value against them, 13 to 15 ms of one core a request; :mod:`fooocus.request` checks what arrives anyway.
+
+Spoken is ``sse_v3`` as of gradio 6.31: ``run`` answers at once; ``queue/join`` names an event whose answers come in the
+one stream of the page, ``queue/data``. The first answer of an event is whole, the next ones say what has changed, the
+last repeats the newest. The stream stays open when nothing is pending, so that no event finds it closing; when the
+page closes it, what it was to carry ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import anyio.to_thread
+from starlette.requests import Request as WebRequest
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from fooocus.ui.actions import ACTIONS, Action
+from fooocus.ui.fields import BY_NAME
+from fooocus.ui.guard import owner_of
+from fooocus.ui.page import Again, Answer, Boxes, Once, Update
+
+API = "/gradio_api"
+MAX_BYTES = 10_000_000  # of a question; a prompt, settings and what is restored are far less
+_SIGN_OF_LIFE_SECONDS = 15.0
+_UNHEARD_SECONDS = 60.0  # a page that asks and opens no stream for so long is not there
+_EVENTS_AT_ONCE = 100  # of one page
+_LONGEST_HASH = 100
+_AS_THEY_ARE = ("choice", "pills", "slider")  # kinds of controls whose values are no texts
+_SAME: Mapping[str, Any] = {"__type__": "update"}  # nothing about this box has changed
+_HEADERS: Mapping[str, str] = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+class _Session:
+    """One open page: the events it waits for, and what its stream is to say."""
+
+    def __init__(self) -> None:
+        self.says: asyncio.Queue[bytes] = asyncio.Queue()
+        self.events: dict[str, asyncio.Task[None]] = {}
+        self.heard = False  # its stream has been opened
+
+    def say(self, event: str, msg: str, words: Mapping[str, Any]) -> None:
+        self.says.put_nowait(_line({"msg": msg, "event_id": event, **words}))
+
+
+class Protocol:
+    """Answer the browser's scripts. ``functions`` gives the name of the action that each of their numbers means."""
+
+    def __init__(self, functions: Mapping[int, str], once: Mapping[str, Once], again: Mapping[str, Again]) -> None:
+        self._functions, self._once, self._again = functions, once, again
+        self._sessions: dict[str, _Session] = {}
+        self.app_id = secrets.randbits(62)  # by it a page that lost its server knows whether it is the same one
+
+    def routes(self) -> list[Route]:
+        """Return the routes under which the scripts ask."""
+        return [
+            Route(f"{API}/run/{{name}}", self._run, methods=["POST"]),
+            Route(f"{API}/queue/join", self._join, methods=["POST"]),
+            Route(f"{API}/queue/data", self._stream),
+            Route(f"{API}/startup-events", _nothing_to_start),
+            Route(f"{API}/app_id", self._told_id),
+            Route(f"{API}/heartbeat/{{page}}", _beat),
+        ]
+
+    async def _run(self, request: WebRequest) -> Response:
+        asked = await self._asked(request)
+        if asked is None:
+            return _told({"detail": "This question cannot be read."}, status=422)
+        action, given, session = asked
+        if action.streams:
+            return Response(status_code=404)
+        answer = await self._do(action, given, _owner(request, session))
+        return _told(_output(_values(action, answer)))
+
+    async def _join(self, request: WebRequest) -> Response:
+        asked = await self._asked(request)
+        if asked is None or not asked[2]:
+            return _told({"detail": "This question cannot be read."}, status=422)
+        action, given, hash = asked
+        session = self._session(hash)
+        if len(session.events) >= _EVENTS_AT_ONCE:
+            return Response(status_code=503)
+        event = secrets.token_hex(16)
+        task = asyncio.create_task(self._work(session, event, action, given, _owner(request, hash)))
+        session.events[event] = task
+        task.add_done_callback(lambda done: _ended(session, event, done))
+        return _told({"event_id": event})
+
+    async def _asked(self, request: WebRequest) -> tuple[Action, Boxes, str] | None:
+        """Read a question: the action, its boxes, and the page that asks. It may be anything."""
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BYTES:
+                return None
+        try:
+            asked = json.loads(body)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(asked, dict):
+            return None
+        number, data, hash = asked.get("fn_index"), asked.get("data"), asked.get("session_hash") or ""
+        action = ACTIONS.get(self._functions.get(number, "")) if isinstance(number, int) else None
+        if action is None or not isinstance(data, list) or len(data) != len(action.given):
+            return None
+        if not isinstance(hash, str) or len(hash) > _LONGEST_HASH:
+            return None
+        return action, {name: _read(name, value) for name, value in zip(action.given, data, strict=True)}, hash
+
+    def _session(self, hash: str) -> _Session:
+        """Return the page of this hash, a new one where there is none."""
+        session = self._sessions.get(hash)
+        if session is None:
+            session = self._sessions[hash] = _Session()
+            asyncio.get_running_loop().call_later(_UNHEARD_SECONDS, self._forget_unheard, hash, session)
+        return session
+
+    def _forget_unheard(self, hash: str, session: _Session) -> None:
+        if not session.heard:
+            self._forget(hash, session)
+
+    def _forget(self, hash: str, session: _Session) -> None:
+        """A page is gone: end what it waits for. Its jobs go on."""
+        if self._sessions.get(hash) is session:
+            del self._sessions[hash]
+        for task in [*session.events.values()]:
+            task.cancel()
+
+    async def _do(self, action: Action, given: Boxes, owner: str) -> Answer:
+        return await anyio.to_thread.run_sync(self._once[action.name], given, owner)
+
+    async def _work(self, session: _Session, event: str, action: Action, given: Boxes, owner: str) -> None:
+        """Do what an event asks and say it to the page."""
+        session.say(event, "process_starts", {"eta": None})
+        told: list[Any] | None = None
+        if action.streams:
+            async for answer in self._again[action.name](given, owner):
+                values = _values(action, answer)
+                changes = values if told is None else [*map(_change, told, values)]
+                told = values
+                session.say(event, "process_generating", {"success": True, "output": _output(changes, more=True)})
+        else:
+            told = _values(action, await self._do(action, given, owner))
+        output = _output(_values(action, {}) if told is None else told)
+        session.say(event, "process_completed", {"success": True, "output": output})
+
+    async def _stream(self, request: WebRequest) -> Response:
+        hash = request.query_params.get("session_hash", "")
+        session = self._sessions.get(hash)
+        if session is None:  # it belongs to an earlier life of this program
+            words = {"message": "404: Not Found", "success": False, "session_not_found": True}
+            return Response(_line({"msg": "unexpected_error", **words}), media_type="text/event-stream")
+
+        session.heard = True
+
+        async def say() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    try:
+                        yield await asyncio.wait_for(session.says.get(), _SIGN_OF_LIFE_SECONDS)
+                    except TimeoutError:
+                        yield _line({"msg": "heartbeat"})
+            finally:
+                self._forget(hash, session)
+
+        return StreamingResponse(say(), media_type="text/event-stream", headers=_HEADERS)
+
+    async def _told_id(self, request: WebRequest) -> Response:
+        return _told({"app_id": self.app_id})
+
+
+def _ended(session: _Session, event: str, done: asyncio.Task[None]) -> None:
+    """Say that an event has failed, if it has."""
+    session.events.pop(event, None)
+    if done.cancelled() or (error := done.exception()) is None:
+        return
+    logging.getLogger("fooocus.ui").error("a question of the page was not answered", exc_info=error)
+    session.say(event, "process_completed", {"success": False, "output": {"error": None}})
+
+
+def _owner(request: WebRequest, session: str) -> str:
+    """Return who asks: the browser's token, or, where cookies are off, this one page view."""
+    return owner_of(request.headers.get("cookie", "")) or f"page-{session}"
+
+
+def _read(box: str, value: Any) -> Any:
+    """Return what a box holds. All but a few controls are texts, and an empty one may come as nothing."""
+    row = BY_NAME.get(box)
+    if isinstance(value, str) or (row is not None and row.kind in _AS_THEY_ARE):
+        return value
+    return "" if value is None else str(value)
+
+
+def _values(action: Action, answer: Answer) -> list[Any]:
+    """Return an answer in the order in which the page knows its boxes."""
+    return [_shown(answer[name]) if name in answer else _SAME for name in action.told]
+
+
+def _shown(value: Any) -> Any:
+    return {**value, "__type__": "update"} if isinstance(value, Update) else value
+
+
+def _change(before: Any, now: Any) -> list[Any]:
+    return [] if before == now else [["replace", [], now]]
+
+
+def _output(data: list[Any], *, more: bool = False) -> dict[str, Any]:
+    """Return what the scripts read of an answer; ``more`` says that this event will answer again."""
+    return {"data": data, "is_generating": more, "render_config": None, "changed_state_ids": []}
+
+
+def _json(told: Any) -> bytes:
+    # In ASCII, because a prompt may hold half of a surrogate pair, which UTF-8 cannot.
+    return json.dumps(told, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _line(message: Mapping[str, Any]) -> bytes:
+    return b"data: " + _json(message) + b"\n\n"
+
+
+def _told(told: Any, *, status: int = 200) -> Response:
+    return Response(_json(told), status, media_type="application/json", headers=_HEADERS)
+
+
+async def _nothing_to_start(request: WebRequest) -> Response:
+    return _told(False)
+
+
+async def _beat(request: WebRequest) -> Response:
+    """Keep a connection open for a page that asks for one; its end tells nothing, because nothing hangs on it."""
+
+    async def alive() -> AsyncIterator[bytes]:
+        while True:
+            yield b"data: ALIVE\n\n"
+            await asyncio.sleep(_SIGN_OF_LIFE_SECONDS)
+
+    return StreamingResponse(alive(), media_type="text/event-stream", headers=_HEADERS)
