@@ -26,6 +26,7 @@ class Board:
     def __init__(self, store: JobStore, lock: threading.RLock, running: Callable[[], str | None]) -> None:
         self._store, self._lock, self._running = store, lock, running
         self._feeds: dict[str, Feed] = {}
+        self._listeners: dict[str, set[Callable[[], object]]] = {}
         self._number = store.begin_life() * _LIFE
 
     def feed(self, id: str, job: Job | None = None) -> Feed:
@@ -50,6 +51,7 @@ class Board:
         if feed is not None:
             self._number += 1
             feed.add(self._number, event)
+            self._ring(id)
 
     def cancelled(self, id: str) -> None:
         """Tell that a job has left the queue, and the others where they stand now."""
@@ -59,6 +61,25 @@ class Board:
     def begin_again(self, id: str) -> None:
         """Forget that a job had ended; who watches it from now on sees it as it is in the store."""
         self._feeds.pop(id, None)
+        self._ring(id)
+
+    def listen(self, id: str, heard: Callable[[], object]) -> Callable[[], None]:
+        """Call ``heard`` at every change of a job's feed, with the lock held; return what ends that. Takes the lock."""
+        with self._lock:
+            self._listeners.setdefault(id, set()).add(heard)
+
+        def end() -> None:
+            with self._lock:
+                if listeners := self._listeners.get(id):
+                    listeners.discard(heard)
+                    if not listeners:
+                        del self._listeners[id]
+
+        return end
+
+    def _ring(self, id: str) -> None:
+        for heard in self._listeners.get(id, ()):
+            heard()
 
     def tell_queue(self) -> None:
         """Tell the watchers of waiting jobs where they stand, if that has changed."""
@@ -80,6 +101,8 @@ class Board:
         """Wake every watcher: there will be no more events."""
         for feed in self._feeds.values():
             feed.changed.notify_all()
+        for id in self._listeners:
+            self._ring(id)
 
     def _past(self, job: Job) -> list[Event]:
         """Return the events that the store's row of a job stands for."""

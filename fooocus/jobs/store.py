@@ -27,6 +27,7 @@ from fooocus import events
 from fooocus.errors import RequestError
 from fooocus.events import Cancelled, Event, Failed, Paused, Saved
 from fooocus.jobs import database
+from fooocus.jobs.census import Census
 
 State = Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]
 Terminal = events.Finished | events.Failed | events.Cancelled
@@ -82,6 +83,8 @@ class JobStore:
         self.notices: tuple[str, ...] = ()
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
+        self.changes = 0  # how often something was written: what was read at the same number is still true
+        self._census: tuple[int, Census] | None = None  # and what was counted after how many changes
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -248,6 +251,16 @@ class JobStore:
             db.executemany("UPDATE jobs SET position = ? WHERE id = ?", places)
             return order != present
 
+    def census(self) -> Census:
+        """Return who has which jobs in the queue or on the card. As long as nothing was written it is the same one."""
+        changes = self.changes  # looked at first: what is written meanwhile is counted the next time
+        if self._census is None or self._census[0] != changes:
+            with self._explained(), self._read_lock:
+                rows = self._reader.execute("SELECT owner, id, state FROM jobs WHERE state IN ('waiting', 'running')")
+                holds = self._reader.execute("SELECT owner FROM holds").fetchall()
+                self._census = changes, Census(rows, {row[0] for row in holds})
+        return self._census[1]
+
     def recover(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Sort out what a dead page process left running; return the ids (queued again at the front, failed).
 
@@ -316,6 +329,7 @@ class JobStore:
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
+                self.changes += 1
             finally:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")

@@ -26,6 +26,7 @@ MAX_BYTES = 100_000
 _LIVING: tuple[State, ...] = ("running", "waiting", "paused")
 _RESTING: tuple[State, ...] = ("waiting", "paused")
 _PROMPT_CHARACTERS = 300
+_TIMES_SECONDS = 2.0  # how old an estimate may be while nothing changes
 
 
 CourseOf = Callable[[Job], Course | None]
@@ -33,9 +34,10 @@ CourseOf = Callable[[Job], Course | None]
 
 def add_queue_routes(app: Starlette, jobs: Jobs, course: CourseOf) -> None:
     """Add what the queue panel asks: GET shows, POST orders and shows. ``course`` tells how long a job takes."""
+    lines = Lines(jobs, course)
 
     def show(request: WebRequest) -> Response:
-        return _told(lambda: panel(jobs, _owner(request), course))
+        return _told(lambda: panel(jobs, _owner(request), lines.now()))
 
     async def order(request: WebRequest) -> Response:
         body = b""
@@ -47,7 +49,7 @@ def add_queue_routes(app: Starlette, jobs: Jobs, course: CourseOf) -> None:
 
         def obey() -> dict[str, Any]:
             undo = obeyed(jobs, owner, _order(body))
-            return panel(jobs, owner, course) | {"undo": undo}
+            return panel(jobs, owner, lines.now()) | {"undo": undo}
 
         return await anyio.to_thread.run_sync(_told, obey)
 
@@ -66,20 +68,38 @@ def add_queue_routes(app: Starlette, jobs: Jobs, course: CourseOf) -> None:
     app.add_route("/queue/settings/{id}", settings, methods=["GET"])
 
 
-def panel(jobs: Jobs, owner: str, course: CourseOf) -> dict[str, Any]:
+Line = Sequence[tuple[Job, Course | None]]  # all people's living jobs in the order in which they run, and their times
+
+
+class Lines:
+    """Read the line. Every open page asks for it every few seconds, so one serves all until something changes."""
+
+    def __init__(self, jobs: Jobs, course: CourseOf) -> None:
+        self._jobs, self._course = jobs, course
+        self._known: tuple[int, float, Line] | None = None  # after how many changes it was read, when, what
+
+    def now(self) -> Line:
+        """Return the line as it is now; its times may be a few seconds old."""
+        changes, now = self._jobs.store.changes, time.monotonic()  # before reading: later changes are seen later
+        known = self._known
+        if known is None or known[0] != changes or now - known[1] > _TIMES_SECONDS:
+            living = self._jobs.jobs(states=_LIVING)
+            line = sorted(living, key=lambda job: (_LIVING.index(job.state), job.position))
+            known = self._known = changes, now, [(job, self._course(job)) for job in line]
+        return known[2]
+
+
+def panel(jobs: Jobs, owner: str, line: Line) -> dict[str, Any]:
     """Return a person's queue: jobs in the order in which they run, with estimates in seconds where there are any."""
-    mine = {job.id for job in jobs.jobs(owner, _LIVING)}
-    line = sorted(jobs.jobs(states=_LIVING), key=lambda job: (_LIVING.index(job.state), job.position))
-    held = jobs.orders.held(owner)
+    held = jobs.around(owner).held
     shown: list[dict[str, Any]] = []
     ahead, models = 0, None
     wait: float | None = 0.0  # unknown behind a job of which nothing is known
-    for job in line:
-        told = course(job)
+    for job, told in line:
         # What the job before it has loaded need not be loaded again.
         seconds = None if told is None else told.drawing_seconds if told.models == models else told.seconds
         begins = None if seconds is None or job.state == "paused" or held else wait
-        if job.id in mine:
+        if job.owner == owner:
             shown.append(_shown(job, seconds, begins) | {"others": ahead})
         else:
             ahead += job.state != "paused"

@@ -7,6 +7,7 @@ tab is closed the job goes on, and the next watcher starts from the first event 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import re
@@ -16,7 +17,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import anyio
 import anyio.to_thread
 
 from fooocus.errors import RequestError
@@ -59,7 +59,6 @@ _SAMPLING_PART = _STAGE_BEGINS["decoding"] - _STAGE_BEGINS["sampling"]
 _SAVING_PART = 0.02  # the part of a picture's time that is left when saving begins
 _PACE_WEIGHT = 0.3  # of the newest step in the running mean of seconds per step: calm, yet it follows a refiner swap
 _WAIT_SECONDS = 1.0  # longest wait for an event before the count of waiting jobs is looked at again
-_IDLE_SECONDS = 0.1
 _KEPT_PREVIEWS = 64
 # Notices of a worker that say that all is well: the command line tells them, the page keeps still.
 _AS_EXPECTED = re.compile(r"LoRA .+: (\d+) of \1 modules matched\.", re.DOTALL)
@@ -266,18 +265,8 @@ def picture_url(path: Path, outputs: Path) -> str:
     return f"/pictures/{parts[0]}/{parts[1]}" if len(parts) == 2 else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Look:
-    """The news of a job, how many other jobs of its owner wait, which run, and whether they are all held back."""
-
-    news: Sequence[tuple[int, Event]]
-    waiting: int
-    running: set[str]
-    held: bool
-
-
 class Watcher:
-    """Follow jobs for one tab. ``threads`` bounds how many waits for events block a thread at once, page-wide.
+    """Follow jobs for tabs. One that waits for news costs nothing but its place in the event loop.
 
     ``course`` says what this computer's history knows of a job; it may read files.
     """
@@ -287,15 +276,12 @@ class Watcher:
         jobs: Jobs,
         previews: Previews,
         outputs: Path,
-        threads: int = 256,
         *,
         course: Callable[[Job], Course | None] = lambda job: None,
     ) -> None:
         self._jobs = jobs
         self._previews = previews
         self._outputs = outputs
-        self._threads = threads
-        self._limiter: anyio.CapacityLimiter | None = None
         self._course = course
 
     def mine(self, ids: Sequence[str], owner: str) -> list[Job]:
@@ -319,15 +305,18 @@ class Watcher:
         One that rests is shown while no other runs; when none is active, the last one is shown.
         """
         shown: set[str] = set()
-        job = self._next(ids, owner, shown) or next(iter(self.mine(ids, owner)[-1:]), None)
+        job = await anyio.to_thread.run_sync(self._first, ids, owner)
         while job is not None:
             async for view in self._follow(job, ids):
                 yield view
             if not view.active:
                 shown.add(job.id)
-            job = self._next(ids, owner, shown)
+            job = await anyio.to_thread.run_sync(self._next, ids, owner, shown)
             if not view.active and job is not None and job.state == "paused":
                 return  # what has just ended is worth more than a job that rests for longer
+
+    def _first(self, ids: Sequence[str], owner: str) -> Job | None:
+        return self._next(ids, owner) or next(iter(self.mine(ids, owner)[-1:]), None)
 
     def _next(self, ids: Sequence[str], owner: str, but: Collection[str] = ()) -> Job | None:
         """Return the active job that is shown first: what runs, or else waits, or else is paused."""
@@ -336,36 +325,37 @@ class Watcher:
 
     async def _follow(self, job: Job, ids: Sequence[str]) -> AsyncIterator[View]:
         """Yield views of a job until it has ended, or rests while another one runs."""
-        self._limiter = self._limiter or anyio.CapacityLimiter(self._threads)
-        course = await anyio.to_thread.run_sync(self._course, job, limiter=self._limiter)
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+        def heard() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed before its last watcher
+                loop.call_soon_threadsafe(news.set)
+
+        course = await anyio.to_thread.run_sync(self._course, job)
         view, last = dataclasses.replace(opening(job), course=course), 0
         shown: View | None = None
-        while True:
-            wait = 0.0 if shown is None else _WAIT_SECONDS
-            look = await anyio.to_thread.run_sync(self._look, job, last, wait, limiter=self._limiter)
-            news = look.news
-            for number, event in news:
-                last = number
-                if isinstance(event, Step) and event.preview:
-                    self._previews.put(job.id, event.preview)
-                # Events of the past, read at once after a reload, tell nothing about the pace.
-                view = fold(view, event, time.monotonic() if shown else 0.0, self._outputs)
-            view = dataclasses.replace(view, waiting=look.waiting if view.active else 0, held=look.held)
-            if view != shown:
-                shown = view
-                yield view
-            if not view.active or (view.phase != "running" and look.running & {*ids} - {job.id}):
-                return
-            if not news:  # the wait ended without news; at once when the jobs are being closed
-                await anyio.sleep(_IDLE_SECONDS)
-
-    def _look(self, job: Job, after: int, wait: float) -> _Look:
-        """Return the news of a job and of its owner's other ones. Blocks."""
-        news = self._jobs.events(job.id, after, wait)
-        others = [other for other in self._jobs.jobs(job.owner, ACTIVE) if other.id != job.id]
-        return _Look(
-            news,
-            sum(other.state == "waiting" for other in others),
-            {other.id for other in others if other.state == "running"},
-            self._jobs.orders.held(job.owner),
-        )
+        end = self._jobs.listen(job.id, heard)
+        try:
+            # The events of an old job are read from the disk, all later ones from memory.
+            events = await anyio.to_thread.run_sync(self._jobs.events, job.id)
+            while True:
+                for number, event in events:
+                    last = number
+                    if isinstance(event, Step) and event.preview:
+                        self._previews.put(job.id, event.preview)
+                    # Events of the past, read at once after a reload, tell nothing about the pace.
+                    view = fold(view, event, time.monotonic() if shown else 0.0, self._outputs)
+                around = self._jobs.around(job.owner)
+                waiting = len(around.waiting - {job.id}) if view.active else 0
+                view = dataclasses.replace(view, waiting=waiting, held=around.held)
+                if view != shown:
+                    shown = view
+                    yield view
+                if not view.active or (view.phase != "running" and around.running & {*ids} - {job.id}):
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), _WAIT_SECONDS)
+                news.clear()
+                events = self._jobs.events(job.id, last)
+        finally:
+            end()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fooocus.errors import RequestError
 from fooocus.events import LAST, Event
+from fooocus.jobs.census import Around, Census
 from fooocus.jobs.store import Job
 from fooocus.jobs.supervisor import WorkerState
 
@@ -21,6 +22,7 @@ class FakeJobs:
         self.all: dict[str, Job] = {}
         self.said: dict[str, list[tuple[int, Event]]] = {}
         self.cancelled: list[str] = []
+        self.listeners: dict[str, set[Callable[[], object]]] = {}
         self.renewed = 0
         self.orders = self
 
@@ -37,6 +39,16 @@ class FakeJobs:
                 state = type(event).__name__.lower() if isinstance(event, LAST) else "running"
                 self.all[id] = dataclasses.replace(self.all[id], state=state)
             self.changed.notify_all()
+            for heard in self.listeners.get(id, set()):
+                heard()
+
+    def listen(self, id: str, heard: Callable[[], object]) -> Callable[[], None]:
+        self.listeners.setdefault(id, set()).add(heard)
+        return lambda: self.listeners[id].discard(heard)
+
+    def around(self, owner: str) -> Around:
+        rows = ((job.owner, job.id, job.state) for job in self.all.values())
+        return Census(rows, ()).around(owner)
 
     def job(self, id: str) -> Job:
         if id not in self.all:

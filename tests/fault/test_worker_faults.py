@@ -326,7 +326,7 @@ def test_a_stop_that_meets_a_pause_is_a_stop(opened: Open, monkeypatch: pytest.M
     monkeypatch.setattr(jobs.store, moment, late)
     assert jobs.cancel(id)
     assert watch(jobs, id)[-1] == Cancelled()
-    assert jobs.job(id).state == "cancelled" and not jobs._stops
+    assert jobs.job(id).state == "cancelled" and not jobs._dispatcher.stops
     ends_well(jobs)
 
 

@@ -10,10 +10,12 @@ import pytest
 from fooocus.errors import AlreadyRunning, StorageError
 from fooocus.events import Cancelled, Event, Notice, Queued, Saved, Stage, Step
 from fooocus.jobs import deaths, process
+from fooocus.jobs.board import Board
 from fooocus.jobs.feed import Feed
 from fooocus.jobs.lock import FolderLock, address_of
 from fooocus.jobs.process import RotatedLog
 from fooocus.jobs.restarts import FAILED_STARTS, Restarts
+from fooocus.jobs.store import JobStore
 
 
 def test_restarts_come_at_once_then_later_then_never() -> None:
@@ -67,6 +69,30 @@ def test_feed_keeps_only_the_newest_preview() -> None:
     feed = make_feed(*(Step(1, 1, step, 9, b"jpeg") for step in range(1, 6)), Stage("saving", 1, 1))
     previews = [event.preview for _, event in feed.after(0) if isinstance(event, Step)]
     assert previews == [None, None, None, None, b"jpeg"]
+
+
+def test_listeners_hear_of_their_job_until_they_end(tmp_path: Path) -> None:
+    store, lock = JobStore(tmp_path / "jobs.sqlite"), threading.RLock()
+    board = Board(store, lock, lambda: None)
+    id, other = store.submit({}, "me").id, store.submit({}, "me").id
+    heard: list[str] = []
+    end = board.listen(id, lambda: heard.append("me"))
+    end_other = board.listen(id, lambda: heard.append("you"))
+    with lock:
+        board.feed(id)
+        heard.clear()
+        board.feed(other)
+        board.publish(other, Notice("x"))
+        assert heard == []
+        board.publish(id, Notice("x"))
+        assert sorted(heard) == ["me", "you"]
+        end()
+        end()
+        board.begin_again(id)
+        board.wake_all()
+        assert sorted(heard) == ["me", "you", "you", "you"]
+    end_other()
+    store.close()
 
 
 def test_feed_ends_once() -> None:

@@ -14,6 +14,7 @@ from fooocus.errors import StorageError
 from fooocus.events import Cancelled, Failed, Finished, LeftOut, Paused, Saved, Step
 from fooocus.jobs import database
 from fooocus.jobs.board import Board
+from fooocus.jobs.census import Around
 from fooocus.jobs.store import JobStore
 
 
@@ -222,6 +223,23 @@ def test_list_chooses_and_sorts(store: JobStore) -> None:
     assert [job.id for job in store.list(states=("finished", "failed"))] == [done]
     assert store.list("you", states=["finished"]) == ()
     assert [job.id for job in store.list(limit=1)] == [a]
+
+
+def test_the_census_is_taken_anew_after_a_change_only(store: JobStore) -> None:
+    mine, second = (store.submit({}, "me").id for _ in range(2))
+    store.submit({}, "you")
+    first = store.census()
+    assert store.census() is first and first.around("me").waiting == {mine, second}
+    assert first.around("nobody") == Around()
+    store.claim_next()
+    store.hold("me")
+    store.hold("they")
+    assert store.census().around("me") == Around(frozenset({second}), frozenset({mine}), held=True)
+    assert store.census().around("they") == Around(held=True)
+    store.finish(mine, Finished((), 1.0))
+    store.cancel(second)
+    store.let_go("me")
+    assert store.census().around("me") == Around() and len(store.census().around("you").waiting) == 1
 
 
 def test_lives_are_counted(store: JobStore) -> None:

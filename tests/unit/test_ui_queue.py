@@ -19,7 +19,8 @@ from fooocus.models.pace import Estimate
 from fooocus.request import Request
 from fooocus.ui.estimate import Course
 from fooocus.ui.guard import OWNER_COOKIE
-from fooocus.ui.queue import add_queue_routes, obeyed, panel
+from fooocus.ui.queue import CourseOf, Lines, add_queue_routes, obeyed
+from fooocus.ui.queue import panel as panel_of
 
 ME, YOU = "me" * 10, "you" * 7
 SLEEPER = [sys.executable, "-c", "import sys; sys.stdin.read()"]  # a worker that never becomes ready
@@ -36,6 +37,10 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 
 def nothing(job: Job) -> None:
     """No history yet."""
+
+
+def panel(jobs: Jobs, owner: str, course: CourseOf) -> dict[str, Any]:
+    return panel_of(jobs, owner, Lines(jobs, course).now())
 
 
 def ask(jobs: Jobs, owner: str, prompt: str, **values: Any) -> str:
@@ -133,3 +138,14 @@ def test_the_routes_answer_the_cookies_owner_only(jobs: Jobs) -> None:
     other = TestClient(app, cookies={OWNER_COOKIE: YOU})
     assert other.get(f"/queue/settings/{mine}").status_code == 422
     assert other.get("/queue").json()["jobs"] == []
+
+
+def test_the_line_is_read_anew_only_after_a_change(jobs: Jobs) -> None:
+    asked: list[str] = []
+    lines = Lines(jobs, lambda job: asked.append(job.id))
+    first = ask(jobs, ME, "fox")
+    assert [job.id for job, _ in lines.now()] == [first] and lines.now() is lines.now() and asked == [first]
+    second = ask(jobs, YOU, "owl")
+    assert [job.id for job, _ in lines.now()] == [first, second]
+    jobs.cancel(first)
+    assert [job.id for job, _ in lines.now()] == [second]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
@@ -16,6 +17,27 @@ def test_a_taken_port_is_left_to_its_owner_and_the_next_is_used() -> None:
         port = first.getsockname()[1]
         with bind("127.0.0.1", port) as second:
             assert port < second.getsockname()[1] <= port + 100
+
+
+def test_answers_go_out_at_once() -> None:
+    """asyncio sets TCP_NODELAY on connections of a socket that is named as TCP, and on no others."""
+
+    async def answered() -> int:
+        told = asyncio.get_running_loop().create_future()
+
+        def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            told.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind("127.0.0.1", 0) as listener:
+            server = await asyncio.start_server(greet, sock=listener)
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            found = int(await told)
+            writer.close()
+            server.close()
+        return found
+
+    assert asyncio.run(answered()) != 0
 
 
 def test_an_address_that_is_not_ours_is_an_error_in_words() -> None:
