@@ -40,6 +40,7 @@ _HIDDEN: Mapping[str, str] = {
     "restore": "restore",
     "former": "former",
     "tab": "tab",
+    "shown": "shown",
     "replaces": "replaces",
     "found": "found",
     "remedy": "field-remedy-ask",
@@ -59,6 +60,8 @@ _RECALL_PROMPT = "() => fooocusKept.prompt(%s)"
 _JOIN_IDS = """(found, tab) => {
   return [...new Set([...found.split(" "), ...tab.split(" ")])].filter(Boolean).join(" ")
 }"""
+# The job that is meant by a person who presses Stop, whatever else the tab knows of.
+_SHOWN = "() => document.querySelector('#stage .stage')?.dataset.job ?? ''"
 # Tells the panels what the boxes hold now, whoever has put it there.
 _TAKE = "(...values) => { window.fooocusPanels?.take(%s, values, %s) }"
 _SAID = "(said) => { window.fooocusPanels?.take(['preset-said'], [said]) }"
@@ -181,7 +184,7 @@ class Layout:
         self._on(boxes["arrived"].change, "go_over")
         self._on(boxes["order"].change, "order", mode="multiple")
         self._on([self._go.click, prompt.submit], "generate", mode="multiple")
-        watched = self._on(boxes["tab"].change, "watch", mode="always_last")
+        watched = self._on(boxes["tab"].change, "watch", mode="multiple")  # the newest one ends those before
         timed = [boxes[name].change for name in TIMED]
         self._on([blocks.load, prompt.blur, *timed], "estimate", mode="always_last")
         self._on(watched.then, "estimate")  # it has just learnt
@@ -189,8 +192,8 @@ class Layout:
         self._on(prompt.change, "check", mode="always_last")
         self._on(boxes["remedy"].change, "remedy")
         self._on(blocks.load, "card")
-        self._on(self._stop.click, "stop")
-        self._on(self._skip.click, "skip")
+        self._on(self._stop.click, "stop", js=_SHOWN)
+        self._on(self._skip.click, "skip", js=_SHOWN)
 
     def _wire_panels(self) -> None:
         """Join the panels, which are drawn in the browser, to the boxes by which they ask and are told."""

@@ -32,7 +32,7 @@ from fooocus.ui.news import News
 from fooocus.ui.presets_panel import PresetsPanel
 from fooocus.ui.remedies import Remedies
 from fooocus.ui.restore import Restorer
-from fooocus.ui.stream import ACTIVE, View, Watcher
+from fooocus.ui.stream import View, Watcher
 from fooocus.ui.styled import styled
 from fooocus.ui.welcome import Welcome
 
@@ -176,23 +176,21 @@ class Page:
         return {"banner": self._warning}
 
     def _stop_job(self, given: Boxes, owner: str) -> Answer:
-        """Stop the job that this tab shows."""
-        for job in self._watched(given, owner)[:1]:
-            self._jobs.cancel(job)
+        """Stop the job that the stage shows."""
+        for job in self._watcher.mine([given["shown"]], owner):
+            self._jobs.cancel(job.id)
         return {}
 
     def _skip_picture(self, given: Boxes, owner: str) -> Answer:
-        """Go on with the next picture of the job that this tab shows."""
-        for job in self._watched(given, owner)[:1]:
-            self._jobs.skip(job)
+        """Go on with the next picture of the job that the stage shows."""
+        for job in self._watcher.mine([given["shown"]], owner):
+            self._jobs.skip(job.id)
         return {}
-
-    def _watched(self, given: Boxes, owner: str) -> list[str]:
-        return [job.id for job in self._watcher.mine(given["tab"].split(), owner) if job.state in ACTIVE]
 
     async def _watch(self, given: Boxes, owner: str) -> AsyncIterator[Answer]:
         """Show the active jobs of a tab, one after the other, until the last has ended.
 
+        A tab that gets another job asks anew, and this ends.
         Each answer is the whole stage: of answers in quick succession the browser may take only the last.
         """
         async for view in self._watcher.watch(given["tab"].split(), owner):

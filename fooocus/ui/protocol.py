@@ -47,6 +47,16 @@ class _Session:
         self.says: asyncio.Queue[bytes] = asyncio.Queue()
         self.events: dict[str, asyncio.Task[None]] = {}
         self.heard = False  # its stream has been opened
+        self._newest: dict[str, str] = {}  # the event that streams, by action
+
+    def begin(self, action: Action, event: str) -> None:
+        """Note that an event begins. Of an action that streams, the one before it ends: only the newest counts."""
+        former = self._newest.get(action.name, "")
+        if task := self.events.pop(former, None):
+            task.cancel()
+            self.say(former, "process_completed", {"success": True, "output": _output(_values(action, {}))})
+        if action.streams:
+            self._newest[action.name] = event
 
     def say(self, event: str, msg: str, words: Mapping[str, Any]) -> None:
         self.says.put_nowait(_line({"msg": msg, "event_id": event, **words}))
@@ -90,6 +100,7 @@ class Protocol:
         if len(session.events) >= _EVENTS_AT_ONCE:
             return Response(status_code=503)
         event = secrets.token_hex(16)
+        session.begin(action, event)
         task = asyncio.create_task(self._work(session, event, action, given, _owner(request, hash)))
         session.events[event] = task
         task.add_done_callback(lambda done: _ended(session, event, done))

@@ -60,6 +60,7 @@ _SAVING_PART = 0.02  # the part of a picture's time that is left when saving beg
 _PACE_WEIGHT = 0.3  # of the newest step in the running mean of seconds per step: calm, yet it follows a refiner swap
 _WAIT_SECONDS = 1.0  # longest wait for an event before the count of waiting jobs is looked at again
 _KEPT_PREVIEWS = 64
+_KEPT_PACES = 64
 # Notices of a worker that say that all is well: the command line tells them, the page keeps still.
 _AS_EXPECTED = re.compile(r"LoRA .+: (\d+) of \1 modules matched\.", re.DOTALL)
 _SLOW = "Computing on processor (there is"  # what a worker says at a job's begin, see loading/device.py
@@ -283,6 +284,7 @@ class Watcher:
         self._previews = previews
         self._outputs = outputs
         self._course = course
+        self._paces: OrderedDict[str, float] = OrderedDict()  # of recent jobs, for whoever begins to look at one
 
     def mine(self, ids: Sequence[str], owner: str) -> list[Job]:
         """Return those of ``ids`` that exist and belong to ``owner``, in order."""
@@ -332,7 +334,8 @@ class Watcher:
                 loop.call_soon_threadsafe(news.set)
 
         course = await anyio.to_thread.run_sync(self._course, job)
-        view, last = dataclasses.replace(opening(job), course=course), 0
+        view = dataclasses.replace(opening(job), course=course, pace=self._paces.get(job.id, 0.0))
+        last = 0
         shown: View | None = None
         end = self._jobs.listen(job.id, heard)
         try:
@@ -348,6 +351,7 @@ class Watcher:
                 around = self._jobs.around(job.owner)
                 waiting = len(around.waiting - {job.id}) if view.active else 0
                 view = dataclasses.replace(view, waiting=waiting, held=around.held)
+                self._keep_pace(view)
                 if view != shown:
                     shown = view
                     yield view
@@ -359,3 +363,11 @@ class Watcher:
                 events = self._jobs.events(job.id, last)
         finally:
             end()
+
+    def _keep_pace(self, view: View) -> None:
+        """Remember how fast a job goes, so that who looks at it anew is told at once how long it takes."""
+        if view.pace and view.active:
+            self._paces[view.job] = view.pace
+            self._paces.move_to_end(view.job)
+        while len(self._paces) > _KEPT_PACES:
+            self._paces.popitem(last=False)

@@ -5,6 +5,7 @@ In continuous integration (``CI`` is set) a missing browser is a failure, on a p
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -63,6 +64,21 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPage]
     ``config`` holds fields of Config, ``defaults`` fields of Request, ``program`` runs instead of the fakes' page
     process and gets the same JSON argument, with ``settings`` added to it.
     """
+    yield from _starter(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    """Return a page process that the tests of several files use, with our own styles and presets.
+
+    What one test leaves there, others find: pictures in the history, for example.
+    """
+    starter = _starter(tmp_path_factory)
+    yield next(starter)(config={"styles_folder": str(ROOT / "styles")})
+    next(starter, None)
+
+
+def _starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPage]:
     servers: list[PageServer] = []
 
     def start(
@@ -206,6 +222,17 @@ class Visitor:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
+    def foreign(self) -> list[str]:
+        """Return what was asked of anybody but the program on this computer."""
+        return [url for url in self.requests if not url.startswith((self.url, "data:", "blob:"))]
+
+    def leave(self) -> None:
+        """Take back what was left in the queue, so that it is in nobody's way, and close the browser context."""
+        if not self.page.is_closed():
+            with contextlib.suppress(Exception):  # a server that has gone has no queue either
+                self.page.evaluate(_TAKE_BACK)
+        self.context.close()
+
     def barriers(self, *rules: str) -> list[str]:
         """Return what axe-core finds serious or critical for people with disabilities in the page as it stands now."""
         if not self.page.evaluate("'axe' in window"):
@@ -216,6 +243,13 @@ class Visitor:
         return list(self.page.evaluate(_BARRIERS, list(rules)))
 
 
+_TAKE_BACK = """async () => {
+  const order = (what) => fetch("/queue", {
+    method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(what)})
+  const {jobs, held} = await (await fetch("/queue")).json()
+  if (jobs.length) await order({do: "cancel", jobs: jobs.map((job) => job.id)})
+  if (held) await order({do: "let go"})
+}"""
 _BARRIERS = """async (rules) => {
   const found = await axe.run(document, {resultTypes: ["violations"], ...(rules.length ? {runOnly: rules} : {})})
   return found.violations
@@ -248,7 +282,7 @@ def visit(chromium: Any) -> Iterator[Visit]:
         if before:  # a function that runs before the page's own scripts
             context.add_init_script(f"({before})()")
         visitor = Visitor(context, context.new_page(), url)
-        visitor.page.on("request", lambda request: visitor.requests.append(request.url))
+        context.on("request", lambda request: visitor.requests.append(request.url))
         visitor.page.on("pageerror", lambda error: visitor.errors.append(str(error)))
         visitor.page.on("dialog", lambda dialog: (visitor.errors.append("dialog: " + dialog.message), dialog.dismiss()))
         visitors.append(visitor)
@@ -257,5 +291,6 @@ def visit(chromium: Any) -> Iterator[Visit]:
 
     yield begin
     for visitor in visitors:
-        visitor.context.close()
+        visitor.leave()
         assert visitor.errors == []
+        assert visitor.foreign() == [], "something was asked of another computer"

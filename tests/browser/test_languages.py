@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import PageServer, StartPage, Visit, Visitor
+from tests.browser.conftest import PageServer, Visit, Visitor
 
 # Notes the word that the button has when it is seen first.
 _WATCH = """() => {
@@ -25,8 +25,8 @@ _NAMES = re.compile(
 
 
 @pytest.fixture(scope="module")
-def server(page_server: StartPage) -> PageServer:
-    return page_server()
+def server(shared_server: PageServer) -> PageServer:
+    return shared_server
 
 
 def missed(visitor: Visitor) -> list[str]:

@@ -1,7 +1,7 @@
 """The fake engine as the page's tests use it: words in the prompt choose speed and faults, previews look like pictures.
 
-``slow`` takes 30 steps of 0.1 s, ``endless`` 5000 of 0.05 s, ``broken`` raises a RenderError, ``die`` kills the worker
-at step 3. Everything else is as in :mod:`fake_engine`.
+``slow`` takes 30 steps of 0.1 s, ``endless`` 5000 of 0.05 s, ``lingering`` does so from the second picture on,
+``broken`` raises a RenderError, ``die`` kills the worker at step 3. Everything else is as in :mod:`fake_engine`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import fake_engine
 from PIL import Image
 
 from fooocus.errors import RenderError
-from fooocus.events import Event, Stage, Step
+from fooocus.events import Event, Paused, Stage, Step
 from fooocus.jobs.worker import Control, Emit, WorkItem, claim_pipes, serve
+
+_ENDLESS = {"seconds": 0.05, "steps": 5000}
 
 
 class PageEngine(fake_engine.FakeEngine):
@@ -33,7 +35,7 @@ class PageEngine(fake_engine.FakeEngine):
         if "slow" in prompt:
             fake = {"seconds": 0.1, "steps": 30}
         if "endless" in prompt:
-            fake = {"seconds": 0.05, "steps": 5000}
+            fake = dict(_ENDLESS)
         if "die" in prompt.split():
             fake["die_at"] = 3
         size = fake_engine._size(item.request)
@@ -47,6 +49,8 @@ class PageEngine(fake_engine.FakeEngine):
             )
 
         def say(event: Event) -> None:
+            if isinstance(event, Paused) and event.steps:
+                event = dataclasses.replace(event, preview=forming(size, event.step / event.steps))
             if isinstance(event, Step):
                 event = dataclasses.replace(event, preview=forming(size, event.step / event.steps))
                 if event.step == event.steps * 7 // 10:
@@ -54,6 +58,11 @@ class PageEngine(fake_engine.FakeEngine):
             emit(event)
 
         super().run(dataclasses.replace(item, request={**item.request, "fake": fake}), say, control)
+
+    def _steps(self, item: WorkItem, picture: int, pictures: int, emit: Emit, control: Control, begin: int) -> bool:
+        if picture > 1 and "lingering" in str(item.request["prompt"]):
+            item = dataclasses.replace(item, request={**item.request, "fake": dict(_ENDLESS)})
+        return super()._steps(item, picture, pictures, emit, control, begin)
 
 
 def forming(size: tuple[int, int], done: float) -> bytes:

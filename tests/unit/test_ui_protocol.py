@@ -301,3 +301,40 @@ def test_a_stream_says_what_is_new_and_ends_with_its_page(caplog: pytest.LogCapt
 
     anyio.run(visit)
     assert "a question of the page was not answered" in caplog.text
+
+
+def test_of_what_a_page_watches_only_the_newest_goes_on() -> None:
+    ended: list[str] = []
+
+    async def watch(given: Boxes, owner: str) -> AsyncIterator[Answer]:
+        try:
+            yield {"stage": given["tab"]}
+            await anyio.sleep_forever()
+        finally:
+            ended.append(given["tab"])
+
+    async def follow(given: Boxes, owner: str) -> AsyncIterator[Answer]:
+        yield {"status": "here"}
+        await anyio.sleep_forever()
+
+    async def visit() -> None:
+        with _protocol(follow, watch) as protocol:
+            tab, other = Tab(protocol, "one"), Tab(protocol, "two")
+            news = await tab.join(2, [])
+            async with anyio.create_task_group() as group:
+                older, elsewhere = await tab.join(1, ["older"]), await other.join(1, ["elsewhere"])
+                group.start_soon(tab.listen)
+                group.start_soon(other.listen)
+                await tab.until("process_generating", older)
+                newer = await tab.join(1, ["newer"])
+                left = await tab.until("process_completed", older)
+                assert left["success"] and left["output"]["data"] == [{"__type__": "update"}]
+                assert (await tab.until("process_generating", newer))["output"]["data"] == ["newer"]
+                await other.until("process_generating", elsewhere)
+                assert ended == ["older"]
+                assert [m["event_id"] for m in tab.heard if m["msg"] == "process_completed"] == [older]
+                assert news != newer
+                tab.closed.set()
+                other.closed.set()
+
+    anyio.run(visit)

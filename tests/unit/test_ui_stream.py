@@ -220,6 +220,25 @@ def test_a_paused_job_steps_back_for_one_that_runs() -> None:
     assert (views[0].step, views[0].steps, views[0].active) == (12, 30, True)
 
 
+def test_who_begins_to_look_at_a_job_is_told_at_once_how_fast_it_goes() -> None:
+    jobs = FakeJobs()
+    id = make(jobs, "me", "one")
+    jobs.say(id, Stage("sampling", 1, 1), Step(1, 1, 1, 9))
+    watcher = Watcher(jobs, Previews(), OUTPUTS)  # type: ignore[arg-type]
+
+    async def follow() -> tuple[View, View]:
+        async for view in watcher.watch([id], "me"):
+            if view.pace:
+                break
+            jobs.say(id, Step(1, 1, view.step + 1, 9))
+        async for again in watcher.watch([id], "me"):
+            return view, again
+        raise AssertionError
+
+    view, again = asyncio.run(asyncio.wait_for(follow(), 10))
+    assert view.seconds_left is not None and again.seconds_left == view.seconds_left
+
+
 def test_a_finished_job_is_shown_again_and_another_persons_never() -> None:
     jobs = FakeJobs()
     mine, other = make(jobs, "me", "one"), make(jobs, "you", "two")

@@ -26,8 +26,10 @@
   let known = { held: false, jobs: [], others: 0 };
   let asked = 0; // orders and looks by number: a late answer never overwrites a later one
   let shownAnswer = 0;
+  let ordered = 0; // the last order: until it is answered, others tell of a queue that is no more
   const ask = async (body) => {
     const number = ++asked;
+    if (body) ordered = number;
     const order = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
     let answer, told;
     try {
@@ -35,13 +37,15 @@
       told = await answer.json();
     } catch {
       if (body) say("The program does not answer. Look whether its window is still open, then try again.");
+      if (ordered === number) ordered = 0;
       return null;
     }
     if (!answer.ok) {
+      if (ordered === number) ordered = 0;
       say([told.sentence, told.remedy].filter(Boolean).join(" "));
       return null;
     }
-    if (number > shownAnswer) {
+    if (number > shownAnswer && number >= ordered) {
       shownAnswer = number;
       known = told;
       show();
@@ -242,35 +246,40 @@
     ask({ do: "arrange", jobs: ids });
   };
 
-  // Dragging by the grip, with a finger as with a mouse: the row goes where the pointer is.
+  // Dragging by the grip, with a finger as with a mouse: the row goes where the pointer is. Its events are heard on the
+  // window, because an element that changes its place in the document loses the pointer that it has captured.
   const drag = (event, id) => {
-    if (event.button) return;
+    if (event.button || dragged) return;
     event.preventDefault();
-    const node = rows.get(id).node, grip = rows.get(id).grip;
+    const { node, grip } = rows.get(id);
+    const { pointerId } = event;
     dragged = id;
     node.classList.add("dragged");
-    grip.setPointerCapture(event.pointerId);
     grip.focus();
     const along = (moved) => {
+      if (moved.pointerId !== pointerId) return;
       const others = [...panel.list.children].filter((one) => one !== node && one.dataset.state === "waiting");
       const before = others.find((one) => moved.clientY < one.getBoundingClientRect().top + one.offsetHeight / 2);
       const after = others.at(-1);
+      if (before ? before.previousElementSibling === node : !after || after.nextElementSibling === node) return;
       if (before) panel.list.insertBefore(node, before);
-      else if (after) after.after(node);
+      else after.after(node);
+      grip.focus();
     };
     const end = (released) => {
-      grip.removeEventListener("pointermove", along);
-      grip.removeEventListener("pointerup", end);
-      grip.removeEventListener("pointercancel", end);
+      if (released.pointerId !== pointerId) return;
+      removeEventListener("pointermove", along);
+      removeEventListener("pointerup", end);
+      removeEventListener("pointercancel", end);
       node.classList.remove("dragged");
       dragged = null;
       if (released.type === "pointerup") {
         arrange([...panel.list.children].filter((one) => one.dataset.state === "waiting").map((one) => one.dataset.id));
       } else show();
     };
-    grip.addEventListener("pointermove", along);
-    grip.addEventListener("pointerup", end);
-    grip.addEventListener("pointercancel", end);
+    addEventListener("pointermove", along);
+    addEventListener("pointerup", end);
+    addEventListener("pointercancel", end);
   };
 
   let hushing = 0;
