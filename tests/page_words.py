@@ -84,7 +84,7 @@ def found() -> dict[str, str]:
             for text, line in _texts(ast.parse(file.read_text(encoding="utf-8")), path):
                 for key in _keys(text, path.startswith("ui/")):
                     keys.setdefault(key, f"fooocus/{path}:{line}")
-    for key in (*PLACED, *JOINED, *_catalogue(), *_choices()):
+    for key in (*PLACED, *JOINED, *_catalogue(), *_presets(), *_choices()):
         keys.setdefault(key, "tests/page_words.py")
     for file in sorted(STATIC.rglob("*.css")):
         for text in re.findall(r'var\(--word-[\w-]+, "([^"]+)"\)', file.read_text(encoding="utf-8")):
@@ -101,6 +101,15 @@ def _catalogue() -> Iterator[str]:
     for entry in json.loads((ROOT / "fooocus" / "models" / "catalogue.json").read_text(encoding="utf-8")).values():
         name, _, purpose = entry["purpose"].partition(":")
         yield from (name[:1].upper() + name[1:], purpose.strip())
+
+
+def _presets() -> Iterator[str]:
+    """Yield what the presets that come with the program are called and say of themselves."""
+    for file in sorted((ROOT / "styles" / "presets").glob("*.json")):
+        preset = json.loads(file.read_text(encoding="utf-8"))
+        yield from (file.stem.capitalize(), preset["about"])
+        if "knows" in preset:
+            yield preset["knows"]["sentence"]
 
 
 def _choices() -> Iterator[str]:

@@ -32,7 +32,7 @@ class Action:
 ACTIONS: Mapping[str, Action] = {
     action.name: action
     for action in (
-        Action("open", ("memory",), (*CONTROLS, "advanced", "meanwhile", "found")),
+        Action("open", ("memory",), (*CONTROLS, "advanced", "loved", "meanwhile", "found")),
         Action("follow", (), ("status", "first", "arrived"), streams=True),
         Action("watch", ("tab",), ("stage",), streams=True),
         Action("go_over", (*CONTROLS, "meanwhile"), (*CONTROLS, "meanwhile", "hint")),

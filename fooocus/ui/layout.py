@@ -37,6 +37,7 @@ _HIDDEN: Mapping[str, str] = {
     "preset-ask": "field-preset-ask",
     "preset-said": "field-preset-said",
     "styled-ask": "field-styled-ask",
+    "loved": "field-loved",
     "restore": "restore",
     "former": "former",
     "tab": "tab",
@@ -201,6 +202,7 @@ class Layout:
         told = _TAKE % (json.dumps(list(CONTROLS)), json.dumps(initial(self._defaults)))
         every = [boxes[name] for name in CONTROLS]
         gr.on([control.change for control in every], None, every, None, js=told)
+        boxes["loved"].change(None, boxes["loved"], None, js=_TAKE % ('["loved"]', "null"))
         self._on(boxes["preset-ask"].change, "preset")
         boxes["preset-said"].change(None, boxes["preset-said"], None, js=_SAID)
         self._on(boxes["styled-ask"].change, "style", mode="always_last")
@@ -213,7 +215,7 @@ class Layout:
         boxes["tab"].change(None, boxes["tab"], None, js="ids => { sessionStorage.setItem('fooocus.jobs', ids) }")
         switch = "on => { document.body.classList.toggle('advanced', on) }"
         boxes["advanced"].change(None, boxes["advanced"], None, js=switch)
-        names = (*CONTROLS, "advanced", "meanwhile")
+        names = (*CONTROLS, "advanced", "loved", "meanwhile")
         remembered = [boxes[name] for name in names]
         gr.on([box.change for box in remembered], None, remembered, None, js=_REMEMBER % json.dumps(names))
 

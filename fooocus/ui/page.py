@@ -105,6 +105,8 @@ class Page:
         answer["meanwhile"] = "" if now is self._defaults else ON
         if isinstance(values.get("advanced"), bool):
             answer["advanced"] = values["advanced"]
+        if isinstance(values.get("loved"), str):  # favourite styles, which the browser reads
+            answer["loved"] = values["loved"]
         mine = self._watcher.mine(ids, owner) or self._watcher.last(owner)
         answer["found"] = " ".join(job.id for job in mine)
         return answer

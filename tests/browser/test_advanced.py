@@ -12,6 +12,7 @@ import pytest
 from tests.browser.conftest import ROOT, PageServer, StartPage, Visit, Visitor
 from tests.layouts import write_sparse
 
+_KEPT_LOVED = "name => fetch('/kept').then(told => told.json()).then(told => told.values?.loved?.includes(name))"
 TEXT_KEY = "lora_unet_middle_block_1_attn2_to_k.lora_down.weight"
 
 
@@ -96,6 +97,11 @@ def test_styles_are_searched_weighed_ordered_and_shown_in_the_prompt(server: Pag
     page.get_by_role("button", name="Favourite: Film noir").click()
     assert page.inner_text("fooocus-cards h3 >> nth=0") == "Favourites"
     visitor.shoot("1440-light-styles")
+    page.wait_for_function(_KEPT_LOVED, arg="film noir")
+    phone = visit(server.url, storage_state={"cookies": visitor.context.cookies(), "origins": []})
+    phone.page.get_by_role("tab", name="Styles").click()
+    phone.page.wait_for_selector('fooocus-cards h3:has-text("Favourites")')
+    assert phone.page.get_by_role("button", name="Favourite: Film noir").get_attribute("aria-pressed") == "true"
     page.press("#field-prompt textarea", "Enter")
     visitor.wait_phase("finished")
     assert b'["photo-film noir:0.5", "cinematic-default"]' in server.pictures()[-1].read_bytes()

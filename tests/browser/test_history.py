@@ -74,15 +74,15 @@ def test_five_thousand_pictures_are_searched_walked_and_opened_by_keyboard(serve
             "part => { const b = document.querySelector('#history .scroll'); b.scrollTop = b.scrollHeight * part }",
             share,
         )
-        page.wait_for_function("document.querySelectorAll('#history .tile img').length > 20")
-        assert page.locator("#history .tile").count() < 200
-        assert page.evaluate(
+        page.wait_for_function(  # the heading of the day stays in sight
             """() => {
               const top = (one) => one.getBoundingClientRect().top
               const box = top(document.querySelector("#history .scroll"))
-              return [...document.querySelectorAll("#history h3")].some((head) => Math.abs(top(head) - box) < 2)
+              return document.querySelectorAll("#history .tile img").length > 20
+                && [...document.querySelectorAll("#history h3")].some((head) => Math.abs(top(head) - box) < 2)
             }"""
-        ), "the heading of the day is out of sight"
+        )
+        assert page.locator("#history .tile").count() < 200
     search(page, "capek 雪の猫", "1 picture")
     page.keyboard.press("ArrowDown")
     assert label(page).startswith("Čapek's café")
@@ -104,6 +104,12 @@ def test_five_thousand_pictures_are_searched_walked_and_opened_by_keyboard(serve
     page.select_option("#history select[aria-label=Model]", "mine")
     page.wait_for_function("document.querySelector('#history .count').textContent === '501 pictures'")
     visitor.shoot("1440-light-history")
+    page.select_option("#history select[aria-label=Day]", "2026-01-11")  # of the days that this model drew on
+    page.wait_for_function("document.querySelector('#history .count').textContent === '100 pictures'")
+    assert page.locator("#history h3").all_inner_texts() == ["Sunday, January 11, 2026\n100"]
+    assert page.locator("#history select[aria-label=Day] option").count() == 1 + 5 + 1
+    page.select_option("#history select[aria-label=Day]", "")
+    page.wait_for_function("document.querySelector('#history .count').textContent === '501 pictures'")
     page.locator("#history .tile").first.click()
     page.wait_for_selector("#lightbox dl dt")
     page.keyboard.press("ArrowRight")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fooocus.ui.server import STATIC
+from fooocus.ui.files import STATIC
 from tests.browser.conftest import PageServer, StartPage, Visit, Visitor, restart
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from fooocus.models.catalogue import load_catalogue, wanted_by
 from fooocus.request import DEFAULT_BASE, DEFAULT_STYLE, Request
 from pocket.checker import backdrop_colours, only_thing
 from tests.browser.conftest import FAKES, PageServer, StartPage, Visit, Visitor
-from tests.fakes.fake_lora import lora_file
 
 PROGRAM = (sys.executable, str(FAKES / "app_page.py"))
 POCKET = ROOT / "models" / "pocket"
@@ -48,7 +48,7 @@ def wait_base(visitor: Visitor, name: str) -> None:
 
 
 def test_a_fresh_clone_draws_at_once_and_goes_over_when_the_models_come(
-    server: PageServer, visit: Visit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: PageServer, visit: Visit, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     visitor = visit(server.url)
     page = visitor.page
@@ -77,12 +77,38 @@ def test_a_fresh_clone_draws_at_once_and_goes_over_when_the_models_come(
     visitor.shoot("1440-light-outside-its-world")
     visitor.open_advanced("Models")
     wait_base(visitor, "pocket_base.safetensors")
+    arrive(server, tiny)
+    wait_hint(visitor, "The models are here")
+    wait_base(visitor, DEFAULT_BASE)
+    page.reload()  # before the browser has told the server all of it
+    visitor.page.wait_for_selector("#stage .stage")
+    wait_base(visitor, DEFAULT_BASE)
+    assert page.input_value("#field-prompt textarea") == "a lighthouse at dusk"
+    assert page.input_value("#field-size :is(input, textarea)") == str(Request().size)
+    visitor.shoot("1440-light-arrived")
+
+    # The real models draw, and the job is found again by a page that is opened anew.
+    page.press("#field-prompt textarea", "Enter")
+    visitor.wait_phase("running", 60)
+    visitor.wait_step(1)
+    job = page.get_attribute("#stage .stage", "data-job")
+    for again in (visitor, visit(server.url, storage_state={"cookies": visitor.context.cookies(), "origins": []})):
+        again.page.reload()
+        again.page.wait_for_selector("#stage .stage")
+        begun = time.monotonic()
+        again.wait_phase("running")
+        assert time.monotonic() - begun < 2
+        assert again.page.get_attribute("#stage .stage", "data-job") == job
+        wait_base(again, DEFAULT_BASE)
+    page.click("#stop")
+    visitor.wait_phase("cancelled")
+
+
+def arrive(server: PageServer, tiny: Path) -> None:
+    """Put a file into the place of every wanted one: small ones, which an engine can draw with all the same."""
+    kinds = {"refiner": "tiny_refiner", "lora": "tiny_offset_lora"}
     for entry in wanted_by(Request(), load_catalogue()):
         target = entry.target(Path(server.settings["config"]["models"]))
         target.parent.mkdir(exist_ok=True)
-        file = lora_file(entry.name, 20)  # small, but a model file: an empty one would be refused
-        target.write_bytes(file.read(0, file.size))
-    wait_hint(visitor, "The models are here")
-    wait_base(visitor, DEFAULT_BASE)
-    assert page.input_value("#field-prompt textarea") == "a lighthouse at dusk"
-    visitor.shoot("1440-light-arrived")
+        kind = next((kinds[word] for word in kinds if word in entry.name), "tiny_base")
+        shutil.copyfile(tiny / f"{kind}.safetensors", target)

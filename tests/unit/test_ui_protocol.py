@@ -34,7 +34,7 @@ PORT = 7865
 HOME = f"http://127.0.0.1:{PORT}"
 DEFAULTS = Request(prompt="a fox")
 # The ids in the document of those boxes whose names are not their ids.
-IDS = {name: f"field-{name}" for name in (*CONTROLS, "preset-ask", "preset-said", "styled-ask")}
+IDS = {name: f"field-{name}" for name in (*CONTROLS, "preset-ask", "preset-said", "styled-ask", "loved")}
 IDS |= {"remedy": "field-remedy-ask", "advanced": "advanced-switch", "memory": None}
 
 

@@ -7,8 +7,9 @@
   const BEYOND = 600; // pixels above and below the window that are kept ready
   const LOOK_MS = 2000;
 
-  let dialog, box, sheet, words, count, chip, models, styles, none, hint; // elements
+  let dialog, box, sheet, words, count, chip, dates, models, styles, none, hint; // elements
   let query = { words: "", model: "", style: "", favourite: false };
+  let only = ""; // the one day that is shown, or all
   let days = []; // { day, count, stamp, first, top, height }
   let today = "";
   let version = "";
@@ -174,6 +175,8 @@
       return;
     }
     if (mine !== asked || !dialog.open) return;
+    fillDates(told);
+    if (only) told.days = told.days.filter(([day]) => day === only);
     const before = new Map(days.map((day) => [day.day, day]));
     const anchor = box.scrollTop > 8 && !afresh && days.find((day) => day.top + day.height > box.scrollTop);
     const offset = anchor && box.scrollTop - anchor.top;
@@ -207,7 +210,7 @@
   const drop = (day) => { for (const key of chunks.keys()) if (key.startsWith(`${day}:`)) chunks.delete(key); };
 
   const describe = ({ trouble, missing, unread, pictures }) => {
-    const filtered = query.words.trim() || query.model || query.style || query.favourite;
+    const filtered = query.words.trim() || query.model || query.style || query.favourite || only;
     const many = total === 1 ? "1 picture" : `${total.toLocaleString()} pictures`;
     count.textContent = trouble ? "" : many;
     hint.textContent = unread ? `Still reading the pictures of earlier days, ${pictures.toLocaleString()} so far.` : "";
@@ -229,7 +232,7 @@
   };
   const clear = () => {
     query = { words: "", model: "", style: "", favourite: false };
-    words.value = models.value = styles.value = "";
+    only = words.value = dates.value = models.value = styles.value = "";
     chip.setAttribute("aria-pressed", "false");
     renew({ afresh: true });
   };
@@ -262,6 +265,20 @@
     }
   };
 
+  // The days that have a picture of this kind, by month.
+  const fillDates = ({ days: found, today }) => {
+    const named = new Intl.DateTimeFormat(document.documentElement.lang || undefined, { year: "numeric", month: "long" });
+    const months = new Map();
+    for (const [day, many] of only && !found.some(([day]) => day === only) ? [...found, [only, 0]] : found) {
+      const month = day.slice(0, 7);
+      if (!months.has(month)) months.set(month, element("optgroup", { translate: "no", label: named.format(new Date(`${month}-15`)) }));
+      months.get(month).append(element("option", { value: day, text: `${when(day, today)} (${many.toLocaleString()})` }));
+    }
+    dates.replaceChildren(element("option", { value: "", text: "All days" }), ...months.values());
+    dates.value = only;
+    dates.hidden = !months.size;
+  };
+
   const build = () => {
     let typing = 0;
     words = element("input", { type: "search", placeholder: "Search in prompts", "aria-label": "Search in prompts",
@@ -279,6 +296,8 @@
       onchange: (event) => { query[name] = event.target.value; renew({ afresh: true }); } });
     models = chooser("model", "Model");
     styles = chooser("style", "Style");
+    dates = element("select", { class: "chip", "aria-label": "Day", hidden: true,
+      onchange: () => { only = dates.value; renew({ afresh: true }); } });
     count = element("span", { class: "count", role: "status" });
     hint = element("p", { class: "reading", role: "status", hidden: true });
     none = element("div", { class: "none", hidden: true });
@@ -286,7 +305,7 @@
     box = element("div", { class: "scroll", tabindex: "-1", onscroll: () => requestAnimationFrame(draw) }, sheet);
     const bar = element("div", { class: "bar-top" },
       element("h2", { text: "History" }), words,
-      element("div", { class: "chips" }, chip, models, styles), count,
+      element("div", { class: "chips" }, chip, dates, models, styles), count,
       button("close", "Close", () => dialog.close(), { title: "Close this view (Esc)" }));
     dialog = element("dialog", { id: "history", class: "pictures", "aria-label": "History" }, bar, hint, none, box);
     dialog.addEventListener("close", () => { clearInterval(looking); choose(null); });

@@ -1,11 +1,11 @@
 // The Styles tab: those that are chosen in their order, each with its strength, and cards of all to choose from.
 import { dial, el, follow, head, iconButton, known, listen, named, read, write } from "./kit.js";
 
-const KEPT = "fooocus.favourites";
 const ASK_MS = 250;
 
+// Favourites are kept like all settings: in this browser, and on the server for the same person's other devices.
 const favourites = () => {
-  try { return new Set(JSON.parse(localStorage.getItem(KEPT) || "[]").map(String)); } catch { return new Set(); }
+  try { return new Set(JSON.parse(known("loved") || read("loved") || "[]").map(String)); } catch { return new Set(); }
 };
 const split = (reference, byName) => {
   if (byName.has(reference)) return [reference, 1];
@@ -23,6 +23,7 @@ class StylesPanel extends HTMLElement {
     this.build();
     this.leave = [
       follow("styles", (value) => this.learn(value)),
+      listen("loved", () => { if (this.list) { this.deal(); this.draw(); } }),
       ...[this.field, "prompt", "negative", "seed"].map((name) => listen(name, () => (name === this.field ? this.draw() : this.askText()))),
     ];
     this.draw();
@@ -105,9 +106,9 @@ class StylesPanel extends HTMLElement {
   love(name) {
     const loved = favourites();
     if (!loved.delete(name)) loved.add(name);
-    localStorage.setItem(KEPT, JSON.stringify([...loved]));
-    this.deal();
-    this.draw();
+    const text = JSON.stringify([...loved]);
+    write("loved", text);
+    window.fooocusPanels.take(["loved"], [text]); // the box tells it later; the cards are dealt now
     [...this.cards.querySelectorAll("[data-star]")].find((one) => one.dataset.star === name)?.focus();
   }
 
