@@ -16,14 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
-
-import httpx
+from typing import TYPE_CHECKING, Literal
 
 from fooocus.errors import Stopped
 from fooocus.models.catalogue import Entry
 from fooocus.models.hashes import sha256_of
-from fooocus.models.hub import CANNOT_ASK, Source, by_hand, linked_hash, refusal, unreachable
+from fooocus.models.hub import Source, by_hand, cannot_ask, linked_hash, refusal, unreachable
 from fooocus.models.partfile import Disk, PartFile, beside, discard, fetched_bytes, taken
 from fooocus.models.troubles import (
     DownloadError,
@@ -38,6 +36,9 @@ from fooocus.models.troubles import (
     too_little_room,
 )
 from fooocus.models.words import amount, duration
+
+if TYPE_CHECKING:  # see hub.py
+    import httpx
 
 RESERVE_BYTES = 64_000_000  # left free on the disk, so that the system and this program can still write
 _PROGRESS_BYTES = 64 * 1024  # a line that brings less before it breaks does not count as one that works
@@ -155,6 +156,8 @@ class Downloader:
     @contextmanager
     def _connection(self, entry: Entry, source: Source, offset: int) -> Iterator[httpx.Response]:
         """Ask for the bytes from ``offset`` on; every way in which that fails becomes a ``DownloadError``."""
+        import httpx
+
         headers = source.headers() | ({"Range": f"bytes={offset}-"} if offset else {})
         try:
             with self._client.stream("GET", source.address(entry), headers=headers) as response:
@@ -162,7 +165,7 @@ class Downloader:
                 yield response
         except httpx.TooManyRedirects as error:
             raise WrongAnswer(f"{source.endpoint} sends in circles.", by_hand(entry, source)) from error
-        except CANNOT_ASK as error:
+        except cannot_ask() as error:
             raise unreachable(error, source, entry) from error
 
     def _receive(

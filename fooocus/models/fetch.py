@@ -13,9 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import httpx
+from typing import TYPE_CHECKING, Any, Literal
 
 from fooocus.errors import FooocusError, Stopped
 from fooocus.models.catalogue import Entry
@@ -24,6 +22,9 @@ from fooocus.models.hashes import FileMemory, Stamp
 from fooocus.models.hub import Source, complete, make_client, sources
 from fooocus.models.partfile import Disk, discard, fetched_bytes
 from fooocus.models.troubles import FetchedElsewhere, too_little_room
+
+if TYPE_CHECKING:  # see hub.py
+    import httpx
 
 Phases = Literal["waiting", "paused", "elsewhere", "done", "failed", "cancelled"] | Phase
 ENDED: tuple[Phases, ...] = ("done", "failed", "cancelled")

@@ -15,17 +15,16 @@ import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from fooocus.errors import ConfigError, StorageError
 from fooocus.models.catalogue import Entry
 from fooocus.models.troubles import DownloadError, HubBusy, HubLacksFile, HubRefuses, NoConnection, WrongAnswer
 
+if TYPE_CHECKING:  # the page opens before anything is asked, and importing it takes a tenth of a second
+    import httpx
+
 HUB = "https://huggingface.co"
-# What a request may raise; the last when a part of the host's name is longer than names can be.
-CANNOT_ASK = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
 _LOGIN = re.compile(r"^(https?://)(?:([^/\s]*)@)?")
 
 
@@ -83,6 +82,8 @@ def without_login(endpoint: str) -> str:
 
 
 def _is_address(endpoint: str) -> bool:
+    import httpx
+
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint):
         return False
     try:
@@ -103,6 +104,8 @@ def make_client(*, connect_seconds: float, stall_seconds: float) -> httpx.Client
     The system's are needed in offices whose proxy signs with its own. Raises :class:`~fooocus.errors.ConfigError`
     where the proxy of the environment cannot be used.
     """
+    import httpx
+
     context = httpx.create_ssl_context()
     context.load_default_certs()
     timeout = httpx.Timeout(stall_seconds, connect=connect_seconds, pool=None)
@@ -172,8 +175,17 @@ def _proxy_wants_login() -> HubRefuses:
     )
 
 
+def cannot_ask() -> tuple[type[Exception], ...]:
+    """Return what a request may raise; the last when a part of the host's name is longer than names can be."""
+    import httpx
+
+    return httpx.HTTPError, httpx.InvalidURL, UnicodeError
+
+
 def unreachable(error: Exception, source: Source, entry: Entry) -> DownloadError:
     """Put a failed connection into a sentence."""
+    import httpx
+
     if isinstance(error, httpx.ProxyError) and str(error).startswith("407"):
         return _proxy_wants_login()
     # What the client refuses to send it quotes, and that may be a token.
@@ -189,7 +201,7 @@ def _ask(entry: Entry, source: Source, client: httpx.Client) -> dict[str, Any]:
     """Ask for size and hash: the hub's own answer, before it points to where the bytes are, has them."""
     try:
         response = client.head(source.address(entry), headers=source.headers())
-    except CANNOT_ASK as error:
+    except cannot_ask() as error:
         raise unreachable(error, source, entry) from error
     hops = [*response.history, response]
     sha256 = next((digest for hop in hops if (digest := linked_hash(hop))), None)

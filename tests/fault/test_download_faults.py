@@ -114,15 +114,16 @@ def test_a_hub_without_ranges_still_delivers(tmp_path: Path, client: httpx.Clien
         assert hub.asked[1].headers["Range"] == "bytes=200000-"
 
 
-def test_a_line_that_breaks_every_few_bytes_still_delivers(tmp_path: Path, client: httpx.Client) -> None:
+def test_a_line_that_breaks_every_few_bytes_still_delivers(tmp_path: Path) -> None:
     target = tmp_path / FILE.name
-    with FakeHub(FILE) as hub:
+    # A hub that begins its answer later than the client's patience is asked once more, and brings no byte for the first
+    # question. On a busy machine 0.3 s were too few, so this client is a patient one.
+    with FakeHub(FILE) as hub, make_client(connect_seconds=30, stall_seconds=30) as patient:
         hub.cut_every = 30_000
-        fetch([hub], target, client)
+        fetch([hub], target, patient)
         assert is_right(target)
         assert hub.sent == SIZE  # no byte twice
-        # Seen on a busy machine: one request more, which brought no byte; why is not known.
-        assert 20 <= len(hub.asked) <= 22
+        assert len(hub.asked) == 20
 
 
 def test_a_line_that_breaks_at_once_is_given_up(tmp_path: Path, client: httpx.Client) -> None:

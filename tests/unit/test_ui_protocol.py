@@ -87,7 +87,7 @@ def test_the_second_start_needs_no_gradio(page: Compiled, folder: Path) -> None:
         "import sys, pathlib, fooocus.cli, fooocus.app, fooocus.ui.server; from fooocus.request import Request;"
         "from fooocus.ui.compiled import compiled;"
         f"made = compiled(Request(prompt='a fox'), models=False, folder=pathlib.Path({str(folder / FOLDER)!r}));"
-        "print(made.app_id, sorted({'gradio', 'fastapi', 'pandas', 'numpy', 'torch'} & set(sys.modules)))"
+        "print(made.app_id, sorted({'gradio', 'fastapi', 'httpx', 'pandas', 'numpy', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.stderr) == (f"{page.app_id} []", "")
