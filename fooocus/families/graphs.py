@@ -80,11 +80,14 @@ class CudaRecorder:
 
 @dataclass(eq=False)
 class _Recorded:
-    """A graph with the tensors it reads and the one it writes. ``told`` is the context that its text now stands for."""
+    """A graph with the tensors it reads and the one it writes.
+
+    ``told`` is the context that its text now stands for, None where its layers may have other weights by now.
+    """
 
     inputs: Inputs
     texts: list[attention.TextMemory]
-    told: Tensor
+    told: Tensor | None
     replay: Callable[[], object]
     output: Tensor
 
@@ -119,11 +122,16 @@ class Replays:
         self.broken = False
 
     def renew(self) -> None:
-        """Drop all graphs unless every parameter is the tensor it was; to be called when a run begins."""
+        """Drop all graphs unless every parameter is where it was; to be called when a run begins.
+
+        What stands there may be new, such as the sum with another weight of a LoRA; a graph reads it like the old.
+        """
         weights = tuple(parameter.data_ptr() for parameter in self._network().parameters())
         if weights != self._weights:
             self._weights = weights
             self.drop()
+        for recorded in self._recorded.values():
+            recorded.told = None
 
     def drop(self) -> None:
         """Let go of all graphs and their memory."""

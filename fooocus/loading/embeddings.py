@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fooocus.errors import MismatchedModel, MissingModel, UnreadableModel, UnsupportedModel
+from fooocus.families.tokenizer import EMBEDDING_PREFIX
 
 EncoderKind = Literal["l", "g"]
 """CLIP-L or OpenCLIP-G, the two text encoders of SDXL."""
@@ -102,6 +103,13 @@ class Embeddings:
             f"There is no embedding named {name!r} in {folders}.",
             f"Did you mean {' or '.join(near)}?" if near else "Put its .safetensors file there, or remove the word.",
         )
+
+    def stamp(self, text: str) -> object:
+        """Return what is another value when the embeddings that ``text`` may name are others."""
+        if EMBEDDING_PREFIX not in text.casefold():
+            return None
+        stats = ((str(path), path.stat()) for path, _ in self._files())
+        return tuple((path, status.st_mtime_ns, status.st_size) for path, status in stats)
 
     def read(self, name: str) -> Embedding:
         """Read the embedding ``name``. Raises what :meth:`find` and :func:`read_embedding` raise."""

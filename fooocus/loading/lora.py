@@ -3,12 +3,16 @@
 Every patched weight is computed anew from the checkpoint file: original + sum of weight * delta in list order, in
 float32, rounded once. Nothing is ever subtracted, so no drift can build up, and two ways to the same list give the same
 bits. What is added to a parameter now is noted in ``Network.patches``; only parameters whose note changes are touched.
+
+Another weight of the same LoRA is the usual change, so what does not depend on the weight is kept: where a file's
+modules belong (:class:`LoraTargets`), and the memory of the sums, which are written over.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +30,9 @@ __all__ = [
     "Lora",
     "LoraReport",
     "LoraTarget",
+    "LoraTargets",
     "apply_loras",
+    "lora_notes",
     "lora_sums",
     "lora_targets",
     "match_loras",
@@ -35,6 +41,7 @@ __all__ = [
 
 _PATCHABLE = ("unet", "text_l", "text_g")
 _BIAS_PARTS = ("diff_b", "b_norm")
+_MATCHES = 32  # LoRA files whose places in a checkpoint are kept
 
 
 @dataclass(frozen=True)
@@ -73,30 +80,67 @@ class LoraTarget:
     table: Mapping[str, str]
 
 
-def lora_targets(blueprints: Iterable[Blueprint], stored: Mapping[str, Shape]) -> dict[str, LoraTarget]:
-    """Return the targets in a checkpoint, by kind, from the shapes of its stored tensors; no weight is read."""
-    return {
-        blueprint.kind: LoraTarget(
-            {name: source.shape(stored[source.key]) for name, source in blueprint.sources.items()},
-            module_table(blueprint.kind, {name: source.key for name, source in blueprint.sources.items()}),
-        )
-        for blueprint in blueprints
-        if blueprint.kind in _PATCHABLE
-    }
+@dataclass(frozen=True)
+class _Match:
+    """What one LoRA changes in a checkpoint: (network kind, parameter, module, part), and the report."""
+
+    places: tuple[tuple[str, str, str, str], ...]
+    report: LoraReport
 
 
-def match_loras(targets: Mapping[str, LoraTarget], loras: Sequence[tuple[Lora, float]]) -> list[LoraReport]:
+class LoraTargets:
+    """The targets in one checkpoint, by kind, and what was found there of LoRAs."""
+
+    def __init__(self, by_kind: Mapping[str, LoraTarget]) -> None:
+        self.by_kind = by_kind
+        self._tables = {kind: target.table for kind, target in by_kind.items()}
+        self._known: OrderedDict[tuple[str, int, int], _Match] = OrderedDict()
+
+    def match(self, lora: Lora) -> _Match:
+        """Find the places of a LoRA's modules, once a file. Raises :class:`IncompatibleLora`."""
+        if lora.stamp not in self._known:
+            self._known[lora.stamp] = _match(lora, self.by_kind, self._tables)
+            while len(self._known) > _MATCHES:
+                self._known.popitem(last=False)
+        return self._known[lora.stamp]
+
+
+def lora_targets(blueprints: Iterable[Blueprint], stored: Mapping[str, Shape]) -> LoraTargets:
+    """Return the targets in a checkpoint from the shapes of its stored tensors; no weight is read."""
+    return LoraTargets(
+        {
+            blueprint.kind: LoraTarget(
+                {name: source.shape(stored[source.key]) for name, source in blueprint.sources.items()},
+                module_table(blueprint.kind, {name: source.key for name, source in blueprint.sources.items()}),
+            )
+            for blueprint in blueprints
+            if blueprint.kind in _PATCHABLE
+        }
+    )
+
+
+def match_loras(targets: LoraTargets, loras: Sequence[tuple[Lora, float]]) -> list[LoraReport]:
     """Say how much of each LoRA has its place in a checkpoint. Raises :class:`fooocus.errors.IncompatibleLora`."""
-    return _match_all(_used(loras), targets)[1]
+    return [targets.match(lora).report for lora, _ in _used(loras)]
+
+
+def lora_notes(targets: LoraTargets, loras: Sequence[tuple[Lora, float]], kinds: Collection[str]) -> object:
+    """Return what is another value when these LoRAs change networks of ``kinds`` in another way."""
+    return tuple(
+        (*lora.stamp, weight)
+        for lora, weight in _used(loras)
+        if any(kind in kinds for kind, _, _, _ in targets.match(lora).places)
+    )
 
 
 def apply_loras(
     networks: Mapping[str, Network],
     loras: Sequence[tuple[Lora, float]],
     *,
-    targets: Mapping[str, LoraTarget] | None = None,
+    targets: LoraTargets | None = None,
     check: Callable[[], object] = lambda: None,
     on: torch.device | None = None,
+    over: bool = False,
 ) -> list[LoraReport]:
     """Make every parameter original + sum of weight * delta over ``loras``, in their order; [] restores everything.
 
@@ -109,20 +153,22 @@ def apply_loras(
 
     Sums are made in float32 on the parameter's own device, or on the device ``on``, and rounded once to the parameter's
     dtype. Time and traffic are one read of the originals of the parameters that change; memory beyond them is one
-    parameter in float32.
+    parameter in float32. With ``over`` a sum is written over the one before it, where it stands; only for networks
+    whose parameters nobody else looks at.
     """
     by_kind = {network.kind: network for network in networks.values()}
     if len(by_kind) != len(networks):
         raise ValueError("two networks of one kind: patch the base and the refiner in separate calls")
     used = _used(loras)
     if targets is None:
-        targets = {kind: _target(network) for kind, network in by_kind.items() if kind in _PATCHABLE}
-    plan, reports = _match_all(used, targets)
+        targets = LoraTargets({kind: _target(network) for kind, network in by_kind.items() if kind in _PATCHABLE})
+    reports = match_loras(targets, used)
+    plan = _plan(used, targets, by_kind)
 
     changed = {
         place: additions
         for place, additions in plan.items()
-        if place[0] in by_kind and by_kind[place[0]].patches.get(place[1]) != _note(additions)
+        if by_kind[place[0]].patches.get(place[1]) != _note(additions)
     }
     for addition in (addition for additions in changed.values() for addition in additions):
         addition.lora.check_finite(addition.module)
@@ -135,21 +181,22 @@ def apply_loras(
     for (kind, parameter), additions in changed.items():
         check()
         network = by_kind[kind]
-        network.put(parameter, _patched(network, parameter, additions, scratch, on))
+        _patch(network, parameter, additions, scratch, on, over=over)
         network.patches[parameter] = _note(additions)
     return reports
 
 
 def lora_sums(
-    kind: str, loras: Sequence[tuple[Lora, float]], targets: Mapping[str, LoraTarget]
+    kind: str, loras: Sequence[tuple[Lora, float]], targets: LoraTargets
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return, for every parameter of a network that LoRAs change, the function from its original to the sum in float32.
 
     For networks whose weights are computed as they are used, which need no memory for the sums then; they are the same
     to the last bit. Raises what :func:`apply_loras` raises.
     """
-    plan, _ = _match_all(_used(loras), targets)
-    wanted = {parameter: additions for (place, parameter), additions in plan.items() if place == kind}
+    used = _used(loras)
+    match_loras(targets, used)
+    wanted = {parameter: additions for (_, parameter), additions in _plan(used, targets, (kind,)).items()}
     for addition in (addition for additions in wanted.values() for addition in additions):
         addition.lora.check_finite(addition.module)
 
@@ -173,20 +220,23 @@ def _target(network: Network) -> LoraTarget:
     )
 
 
-def _match_all(used: Sequence[tuple[Lora, float]], targets: Mapping[str, LoraTarget]) -> tuple[_Plan, list[LoraReport]]:
+def _plan(used: Sequence[tuple[Lora, float]], targets: LoraTargets, kinds: Collection[str]) -> _Plan:
+    """Return what is added to each parameter of the networks of ``kinds``."""
     plan: _Plan = {}
-    tables = {kind: target.table for kind, target in targets.items()}
-    return plan, [_match(lora, weight, targets, tables, plan) for lora, weight in used]
+    for lora, weight in used:
+        for kind, parameter, module, part in targets.match(lora).places:
+            if kind in kinds:
+                plan.setdefault((kind, parameter), []).append(_Addition(lora, module, part, weight))
+    return plan
 
 
 def _note(additions: Sequence[_Addition]) -> tuple[object, ...]:
     return tuple(addition.note for addition in additions)
 
 
-def _match(
-    lora: Lora, weight: float, targets: Mapping[str, LoraTarget], tables: Mapping[str, Mapping[str, str]], plan: _Plan
-) -> LoraReport:
-    """Find the parameters of every module, write them into ``plan`` and report. Raises :class:`IncompatibleLora`."""
+def _match(lora: Lora, targets: Mapping[str, LoraTarget], tables: Mapping[str, Mapping[str, str]]) -> _Match:
+    """Find the parameters of every module. Raises :class:`IncompatibleLora`."""
+    places: list[tuple[str, str, str, str]] = []
     unmatched = list(lora.unknown)
     misfits = []
     matched = 0
@@ -202,7 +252,7 @@ def _match(
             shape = targets[place[0]].shapes[parameter]
             if misfit := _misfit(part, shapes, shape):
                 misfits.append(f"{module} is for {misfit}, the model's is {_by(shape)}")
-            plan.setdefault((place[0], parameter), []).append(_Addition(lora, module, part, weight))
+            places.append((place[0], parameter, module, part))
     total = len(lora.modules) + len(lora.unknown)
     made_for = f" It was made for {lora.family}." if lora.family else ""
     if misfits:
@@ -216,7 +266,7 @@ def _match(
             f"exists there.{made_for}",
             "Choose a LoRA made for the family of the chosen model.",
         )
-    return LoraReport(name=lora.name, matched=matched, total=total, unmatched=tuple(unmatched))
+    return _Match(tuple(places), LoraReport(lora.name, matched, total, tuple(unmatched)))
 
 
 def _parameters(path: str, parts: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -258,14 +308,26 @@ class _Scratch:
         return buffer[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
 
-def _patched(
-    network: Network, parameter: str, additions: Sequence[_Addition], scratch: _Scratch, on: torch.device | None
-) -> Tensor:
+def _patch(
+    network: Network,
+    parameter: str,
+    additions: Sequence[_Addition],
+    scratch: _Scratch,
+    on: torch.device | None,
+    *,
+    over: bool,
+) -> None:
     """Compute one parameter anew from its original."""
     current = network.module.get_parameter(parameter)
     original = network.original(parameter).to(on or current.device)
+    if over and parameter in network.patches:  # then it is a sum in memory of its own, and not the mapped file
+        if current.dtype == torch.float32 and current.device == original.device and current.is_contiguous():
+            _add(current.data.copy_(original), original, additions)
+        else:
+            current.data.copy_(_add(scratch.widen(original), original, additions))
+        return
     total = _add(scratch.widen(original), original, additions)
-    return total.to(current.device, current.dtype, copy=True)
+    network.put(parameter, total.to(current.device, current.dtype, copy=True))
 
 
 def _add(total: Tensor, original: Tensor, additions: Sequence[_Addition]) -> Tensor:

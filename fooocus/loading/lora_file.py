@@ -63,6 +63,7 @@ class Lora:
     unknown: tuple[str, ...]
     family: str
     _finite: set[str] = field(default_factory=set, repr=False, compare=False)
+    _scales: dict[tuple[str, str], float] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def path(self) -> Path:
@@ -98,8 +99,13 @@ class Lora:
         """Compute alpha / rank of a module.
 
         Alpha is a tensor of the file; files written by diffusers may have it in their notes instead. Without any, 1.
-        Rank-stabilised (alpha / sqrt(rank)) only where the notes say so.
+        Rank-stabilised (alpha / sqrt(rank)) only where the notes say so. Each is computed once.
         """
+        if (module, method) not in self._scales:
+            self._scales[module, method] = self._scale(module, method)
+        return self._scales[module, method]
+
+    def _scale(self, module: str, method: str) -> float:
         alpha, stabilised = _noted_alpha(self.metadata, module)
         if key := self.modules[module].get("alpha"):
             alpha = float(self.file.tensor(key))

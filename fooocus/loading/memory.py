@@ -31,8 +31,9 @@ from fooocus.loading.limits import Limits, limits_key
 from fooocus.loading.lora import (
     Lora,
     LoraReport,
-    LoraTarget,
+    LoraTargets,
     apply_loras,
+    lora_notes,
     lora_sums,
     lora_targets,
     match_loras,
@@ -61,7 +62,7 @@ class _Model:
     """An open checkpoint and the LoRAs that its networks shall have."""
 
     checkpoint: Checkpoint
-    targets: dict[str, LoraTarget]
+    targets: LoraTargets
     loras: list[tuple[Lora, float]]
 
 
@@ -124,6 +125,11 @@ class Memory:
         """Return what a prepared checkpoint is."""
         return self._models[(*_stamp(path), role)].checkpoint.architecture
 
+    def added(self, path: Path, role: Role, kinds: Sequence[Kind]) -> object:
+        """Return what is another value when the networks of ``kinds`` are others than before, by file or by LoRAs."""
+        model = self._models[(*_stamp(path), role)]
+        return _stamp(path), lora_notes(model.targets, model.loras, kinds)
+
     def arrange(self, base: Path, refiner: Path | None, size: Size, *, guided: bool) -> Plan:
         """Decide what is kept where for a picture of these prepared checkpoints and this size."""
         need = self._need(base, refiner, size, guided=guided)
@@ -162,7 +168,7 @@ class Memory:
                     apply_loras({kind: held.network}, loras, targets=model.targets, check=self._check, on=where)
                     held.stream.bind()
             elif held.network.kind != "vae":
-                apply_loras({kind: held.network}, loras, targets=model.targets, check=self._check)
+                apply_loras({kind: held.network}, loras, targets=model.targets, check=self._check, over=True)
             yield held.network.module
 
     @contextmanager

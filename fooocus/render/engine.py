@@ -139,7 +139,6 @@ class Engine:
 
     def run(self, job: WorkItem, emit: Emit, control: Control) -> None:
         """Make every picture of a job that is not saved yet; raises what should end the job."""
-        self._texts.clear()  # an embedding or a LoRA file may be another one since the last job
         JobRun(self, job, emit, control, self._latents_file).run()
 
     def plan(self, request: Request) -> tuple[Recipe, ...]:
@@ -328,9 +327,10 @@ class Engine:
         return lambda x, sigma: ready()(x, sigma)
 
     def _prompts(self, path: Path, role: Role, recipe: Recipe, watch: Watch) -> Prompts:
-        """Return the encoded texts; the pictures of a job mostly share theirs, and its parts in any case."""
-        loras = recipe.loras if role == "base" else ()
-        key = (role, path, recipe.positive_text, recipe.negative_text, recipe.clip_skip, loras)
+        """Return the encoded texts: those known, while texts, encoders and embeddings are the same."""
+        encoders = self._memory.added(path, role, self._memory.architecture(path, role).family.text)
+        texts = (recipe.positive_text, recipe.negative_text)
+        key = (role, encoders, texts, recipe.clip_skip, self._embeddings.stamp(" ".join(texts)))
         if key not in self._texts:
             read = functools.partial(self.read, path, role, recipe, watch.check)
             self._texts[key] = with_room(self._memory, "text", read, watch.notice)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fooocus.config import Config
@@ -139,6 +139,33 @@ def test_texts_are_encoded_once_for_the_pictures_that_share_them(
     assert read == ["base: a red circle", "refiner: a red circle"]
     run(engine, dataclasses.replace(request, prompt="a fox\na cat", lines="each", count=1))
     assert read[2:] == ["base: a fox", "refiner: a fox", "base: a cat", "refiner: a cat"]
+    run(engine, request)
+    assert len(read) == 6, "the texts of earlier jobs are known as well"
+
+
+def test_texts_are_encoded_again_when_their_encoders_or_words_are_others(
+    request_: Request, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Config(outputs=tmp_path / "out", data=tmp_path, models=tmp_path, dtype="float32"))
+    read: list[object] = []
+    original = engine.read
+    monkeypatch.setattr(engine, "read", lambda *given: (read.append(given), original(*given))[1])
+    keys = load_file(tiny / LORA)
+    save_file({key: value for key, value in keys.items() if "_te" not in key}, tmp_path / "unet.safetensors")
+    for name in ("unet.safetensors", str(tiny / LORA)):
+        path = str(tmp_path / name)
+        for weight in (0.5, 0.7):
+            run(engine, dataclasses.replace(request_, loras=(LoraUse(path, weight),)))
+    assert len(read) == 3, "once for the UNet's LoRA at any weight, and once for each weight of the other"
+
+    (tmp_path / "embeddings").mkdir()
+    asked = dataclasses.replace(request_, prompt="a embedding:scene")
+    for seed in (1, 1, 2):
+        vectors = {"clip_l": torch.full((1, 64), float(seed)), "clip_g": torch.full((1, 128), float(seed))}
+        save_file(vectors, tmp_path / "embeddings" / "scene.safetensors")
+        os.utime(tmp_path / "embeddings" / "scene.safetensors", (seed, seed))
+        run(engine, asked)
+    assert len(read) == 5
 
 
 def test_latents_hold_one_entry_per_picture(engine: Engine, request_: Request, tmp_path: Path) -> None:

@@ -226,6 +226,24 @@ def test_graphs_do_not_keep_a_network_that_nobody_wants(tiny: Path) -> None:
     assert gone() is None and graphs() is None
 
 
+def test_another_weight_of_a_lora_is_replayed_and_not_recorded_again(tiny: Path, tmp_path: Path) -> None:
+    """The sums stand where they stood, and the text's keys and values are those of the new ones."""
+    memory = Memory(fake_card())
+    engine = Engine(Config(outputs=tmp_path, data=tmp_path), memory=memory, previews=False)
+    values = {"styles": (), "seed": 3, "size": Size(64, 64), "steps": 5, "base": str(tiny / BASE), "refiner": "none"}
+    recipes = [
+        plan(Request(**values, loras=(LoraUse(str(tiny / LORA), weight),)), Styles({}))[0]  # type: ignore[arg-type]
+        for weight in (0.5, 1.5)
+    ]
+    wanted = [engine.render(recipe).latents for recipe in recipes]
+    with memory.use(tiny / BASE, "base", "unet") as unet:
+        recorder = FakeRecorder(unet)
+    engine._fast = FastPath(read_fast("graphs"), torch.device("cpu"), recorder)
+    for recipe, latents in zip([*recipes, *recipes], [*wanted, *wanted], strict=True):
+        assert torch.equal(engine.render(recipe).latents, latents)
+    assert recorder.recorded == 1 and recorder.replayed == 4 * 5 - WARM_CALLS
+
+
 def test_graphs_leave_with_the_weights_they_were_recorded_with(tiny: Path, tmp_path: Path) -> None:
     """A graph holds a step's activations: on a card that is given to others nothing of it may stay."""
     memory = Memory(fake_card())

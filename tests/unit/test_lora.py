@@ -107,20 +107,38 @@ Lists = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([-3.0, -2.0, -0.5,
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(Lists, min_size=1, max_size=4))
+@given(st.lists(st.tuples(Lists, st.booleans()), min_size=1, max_size=4))
 def test_any_history_ends_in_the_same_bits(
-    networks: dict[str, Network], three: list[Lora], history: list[list[tuple[int, float]]]
+    networks: dict[str, Network], three: list[Lora], history: list[tuple[list[tuple[int, float]], bool]]
 ) -> None:
     """However the last list was reached, the result is bit-equal to applying it alone; [] gives the file back."""
-    for chosen in history:
-        apply_loras(networks, [(three[n], weight) for n, weight in chosen])
+    for chosen, over in history:
+        apply_loras(networks, [(three[n], weight) for n, weight in chosen], over=over)
     reached = touchable(networks)
     apply_loras(networks, [])
     assert_same(touchable(networks), {(kind, name): networks[kind].original(name) for kind, name in WEIGHTS.values()})
-    apply_loras(networks, [(three[n], weight) for n, weight in history[-1]])
+    apply_loras(networks, [(three[n], weight) for n, weight in history[-1][0]])
     assert_same(touchable(networks), reached)
-    used = [three[n] for n, weight in history[-1] if weight]
+    used = [three[n] for n, weight in history[-1][0] if weight]
     assert sum(len(n.patches) for n in networks.values()) == len({module for lora in used for module in lora.modules})
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+def test_another_weight_is_written_over_the_sum_before(three: list[Lora], dtype: torch.dtype | None) -> None:
+    """Nothing moves and the file stays as it was: what is written over is never the mapped file itself."""
+    networks, fresh = load(dtype), load(dtype)
+    before = hashlib.sha256((tiny_folder() / BASE).read_bytes()).digest()
+    apply_loras(networks, [(three[0], 0.5), (three[1], -1.0)], over=True)
+    places = {name: p.data_ptr() for n in networks.values() for name, p in n.module.named_parameters()}
+    for weight in (0.7, -2.0, 0.3):
+        apply_loras(networks, [(three[0], weight), (three[1], -1.0)], over=True)
+        assert places == {name: p.data_ptr() for n in networks.values() for name, p in n.module.named_parameters()}
+    apply_loras(fresh, [(three[0], 0.3), (three[1], -1.0)])
+    assert_same(touchable(networks), touchable(fresh))
+    apply_loras(networks, [], over=True)
+    exact = {(kind, name): networks[kind].original(name) for kind, name in WEIGHTS.values()}
+    assert_same(touchable(networks), {place: value.to(dtype or value.dtype) for place, value in exact.items()})
+    assert hashlib.sha256((tiny_folder() / BASE).read_bytes()).digest() == before
 
 
 def test_the_empty_list_restores_everything(networks: dict[str, Network], three: list[Lora]) -> None:
