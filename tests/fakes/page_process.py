@@ -19,10 +19,8 @@ from fooocus.config import load_config
 from fooocus.jobs.store import JobStore
 from fooocus.jobs.supervisor import Jobs
 from fooocus.request import Request
-from fooocus.ui.compiled import FOLDER
 from fooocus.ui.server import serve
-
-COMPILED = Path(__file__).resolve().parents[2] / ".cache" / FOLDER  # what one test has compiled, the others find
+from tests.compiled import share
 
 
 def main() -> None:
@@ -30,9 +28,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     config = load_config({"browser": False, "port": 0, **settings["config"]}, {}, Path(os.devnull))
     config.data.mkdir(parents=True, exist_ok=True)
-    if not (config.data / FOLDER).exists():
-        COMPILED.mkdir(parents=True, exist_ok=True)
-        (config.data / FOLDER).symlink_to(COMPILED)
+    share(config.data)
     jobs = Jobs(JobStore(config.data / "jobs.sqlite"), settings["worker"], None, config.data / "worker.log")
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     serve(config, jobs, Request.from_json(settings["defaults"]), ready=lambda url: print(url, flush=True))

@@ -145,7 +145,7 @@ def test_other_modules_attributes_are_left_alone() -> None:
 def test_the_page_process_loads_no_torch() -> None:
     """Import everything that the page process imports, in a fresh interpreter, and look what came along."""
     program = (
-        "import sys, fooocus.cli, fooocus.app, fooocus.ui.server, fooocus.ui.page, fooocus.jobs.supervisor;"
+        "import sys, fooocus.cli, fooocus.app, fooocus.ui.server, fooocus.ui.layout, fooocus.jobs.supervisor;"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)

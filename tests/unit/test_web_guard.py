@@ -24,6 +24,7 @@ from fooocus.images.library.places import find_picture
 from fooocus.request import Request
 from fooocus.ui.guard import DOORS, HEADERS, TRIES_A_MINUTE, Guard, owner_of, split_host
 from fooocus.ui.server import build_app
+from tests.compiled import share
 from tests.fakes.fake_jobs import FakeJobs
 
 PORT = 7865
@@ -44,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (day / name).write_bytes(SECRET)
     (day / "a.png").write_bytes(PNG)
     (day / "link.png").symlink_to(root / "secret.png")
+    share(root)
     (root / "outputs" / "2026-01-03").symlink_to(root)
     return root
 
