@@ -170,6 +170,7 @@ class Visitor:
     context: Any
     page: Any
     url: str
+    reusable: bool = False
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -226,12 +227,32 @@ class Visitor:
         """Return what was asked of anybody but the program on this computer."""
         return [url for url in self.requests if not url.startswith((self.url, "data:", "blob:"))]
 
+    def note(self, request: Any) -> None:
+        """Log a request that one of this person's pages makes."""
+        self.requests.append(request.url)
+
     def leave(self) -> None:
-        """Take back what was left in the queue, so that it is in nobody's way, and close the browser context."""
+        """Take back what was left in the queue, so that it is in nobody's way, and close the pages or the context.
+
+        A context that others will get forgets this person: cookies, what the pages stored, what was allowed.
+        """
         if not self.page.is_closed():
             with contextlib.suppress(Exception):  # a server that has gone has no queue either
                 self.page.evaluate(_TAKE_BACK)
-        self.context.close()
+        if not self.reusable:
+            self.context.close()
+            return
+        self.context.remove_listener("request", self.note)
+        self.context.unroute_all()
+        blank = self.context.new_page()
+        for page in self.context.pages:
+            if page is not blank:
+                page.close()
+        origin = {"origin": self.url.rstrip("/"), "storageTypes": "all"}
+        self.context.new_cdp_session(blank).send("Storage.clearDataForOrigin", origin)
+        blank.close()
+        self.context.clear_cookies()
+        self.context.clear_permissions()
 
     def barriers(self, *rules: str) -> list[str]:
         """Return what axe-core finds serious or critical for people with disabilities in the page as it stands now."""
@@ -269,22 +290,35 @@ def _axe() -> str:
 Visit = Callable[..., Visitor]
 
 
+@pytest.fixture(scope="module")
+def used_contexts(chromium: Any) -> list[Any]:
+    """Return the list of browser contexts that are empty again; the scripts that they have compiled are kept."""
+    return []
+
+
 @pytest.fixture
-def visit(chromium: Any) -> Iterator[Visit]:
-    """Return a function that opens a new browser context at an address; afterwards nothing may have broken in it."""
+def visit(chromium: Any, used_contexts: list[Any]) -> Iterator[Visit]:
+    """Return a function that opens an empty browser at an address; afterwards nothing may have broken in it.
+
+    ``before`` is a JavaScript function that runs before the page's own scripts, ``options`` are playwright's for a
+    context. Without options a context of an earlier test serves, because a page then opens in half the time.
+    """
     visitors: list[Visitor] = []
 
     def begin(
         url: str, *, width: int = 1440, height: int = 900, theme: str = "light", before: str = "", **options: Any
     ) -> Visitor:
-        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=theme, **options)
+        context = used_contexts.pop() if used_contexts and not options else chromium.new_context(**options)
         context.set_default_timeout(20_000)
-        if before:  # a function that runs before the page's own scripts
-            context.add_init_script(f"({before})()")
-        visitor = Visitor(context, context.new_page(), url)
-        context.on("request", lambda request: visitor.requests.append(request.url))
-        visitor.page.on("pageerror", lambda error: visitor.errors.append(str(error)))
-        visitor.page.on("dialog", lambda dialog: (visitor.errors.append("dialog: " + dialog.message), dialog.dismiss()))
+        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=theme)
+        if before:
+            page.add_init_script(f"({before})()")
+        visitor = Visitor(context, page, url, reusable=not options)
+        context.on("request", visitor.note)
+        page.on("pageerror", lambda error: visitor.errors.append(str(error)))
+        page.on("dialog", lambda dialog: (visitor.errors.append("dialog: " + dialog.message), dialog.dismiss()))
         visitors.append(visitor)
         visitor.open()
         return visitor
@@ -292,5 +326,8 @@ def visit(chromium: Any) -> Iterator[Visit]:
     yield begin
     for visitor in visitors:
         visitor.leave()
+        if visitor.reusable:
+            used_contexts.append(visitor.context)
+    for visitor in visitors:
         assert visitor.errors == []
         assert visitor.foreign() == [], "something was asked of another computer"
