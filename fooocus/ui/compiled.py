@@ -11,6 +11,7 @@ The bytes are the same for everybody. Where the address of the page belongs, the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -169,3 +170,5 @@ def _keep(file: Path, page: Compiled) -> None:
             old.unlink(missing_ok=True)
     except OSError as error:
         logging.getLogger("fooocus.ui").warning("the page is not kept: %s", error)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -34,6 +34,8 @@ MAX_BYTES = 10_000_000  # of a question; a prompt, settings and what is restored
 _SIGN_OF_LIFE_SECONDS = 15.0
 _UNHEARD_SECONDS = 60.0  # a page that asks and opens no stream for so long is not there
 _EVENTS_AT_ONCE = 100  # of one page
+_AHEAD = 50  # answers that a page has not read yet; then it gets no more until it has
+_UNREAD_SECONDS = 0.1
 _LONGEST_HASH = 100
 _AS_THEY_ARE = ("choice", "pills", "slider")  # kinds of controls whose values are no texts
 _SAME: Mapping[str, Any] = {"__type__": "update"}  # nothing about this box has changed
@@ -159,6 +161,8 @@ class Protocol:
                 changes = values if told is None else [*map(_change, told, values)]
                 told = values
                 session.say(event, "process_generating", {"success": True, "output": _output(changes, more=True)})
+                while session.says.qsize() > _AHEAD:  # a page that does not read: what it misses comes as one answer
+                    await asyncio.sleep(_UNREAD_SECONDS)
         else:
             told = _values(action, await self._do(action, given, owner))
         output = _output(_values(action, {}) if told is None else told)

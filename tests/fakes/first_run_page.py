@@ -26,6 +26,7 @@ from fooocus.models.fetch import HubSettings
 from fooocus.models.first_run import FirstRun, Places
 from fooocus.request import Request
 from fooocus.ui.server import serve
+from tests.compiled import share
 
 
 def main() -> None:
@@ -35,6 +36,7 @@ def main() -> None:
     os.environ.update(HOME=given["home"], USERPROFILE=given["home"])
     config = load_config({"browser": False, "port": 0, **settings["config"]}, {}, Path(os.devnull))
     folders = {kind: config.folders(folder) for kind, folder in FOLDERS.items()}
+    share(config.data)
     places = Places(config.models.parent / "program", config.models, config.data, folders)
     hub = HubSettings(given["environment"], patience=Patience(**given.get("patience", {})))
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()

@@ -257,7 +257,29 @@ def _protocol(follow: Any, watch: Any) -> Iterator[Protocol]:
     yield Protocol({1: "watch", 2: "follow", 3: "stop"}, once, {"watch": watch, "follow": follow})
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_page_that_does_not_read_piles_up_nothing() -> None:
+    asked = 0
+
+    async def watch(given: Boxes, owner: str) -> AsyncIterator[Answer]:
+        nonlocal asked
+        for asked in range(1000):
+            yield {"stage": str(asked)}
+
+    async def visit() -> None:
+        with _protocol(None, watch) as protocol:
+            tab = Tab(protocol, "one")
+            event = await tab.join(1, [""])
+            await anyio.sleep(0.3)
+            assert 40 < asked < 60
+            async with anyio.create_task_group() as group:
+                group.start_soon(tab.listen)
+                done = await tab.until("process_completed", event)
+                tab.closed.set()
+            assert done["output"]["data"] == ["999"]
+
+    anyio.run(visit)
+
+
 def test_a_stream_says_what_is_new_and_ends_with_its_page(caplog: pytest.LogCaptureFixture) -> None:
     ended: list[str] = []
 
