@@ -23,7 +23,7 @@ ELSEWHERE = ROOT / "tests" / "data" / "words_elsewhere.txt"
 LANGUAGES = ("de", "es", "zh")
 
 # Short words that only their place makes readable, and what Gradio itself says. The first ones are looked for in ui.
-PLACED = ("ready", "checking", "paused", "into")
+PLACED = ("ready", "checking", "paused", "into", "none")
 JOINED = ("{1} s", "{1} h", "in {1}", "{1} ({2})", "{1} of {2}", "{1} to {2}", "{1} is {2}.", "Width", "Height")
 JOINED += ("number input for {1}", "range slider for {1}", "Reset to default value", "No options", "More tabs")
 # Proper names, the same in every language.
@@ -199,6 +199,11 @@ def _keys(text: str, in_ui: bool) -> Iterator[str]:
         part = part.strip(_EDGES)
         single = in_ui or len(parts) > 1 or "<" in text
         if _CODE.search(part):
+            continue
+        if in_ui and (
+            label := re.fullmatch(rf"([A-Z]{_WORD}{{2,}}): {_HOLE}", part)
+        ):  # what stands before the colon is one key
+            yield label[1]
             continue
         if _SEVERAL_WORDS.search(part) or (single and _ONE_WORD.fullmatch(part.replace(_HOLE, "").strip())):
             first, *rest = part.split(_HOLE)

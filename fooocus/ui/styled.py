@@ -16,6 +16,7 @@ from fooocus.request import Request
 from fooocus.ui.fields import to_request
 
 _LONGEST = 4000  # characters of a text that are shown; nobody reads more in a column
+_NOTHING = "…"  # stands for a prompt that is not there yet
 _ASKED = ("prompt", "negative", "styles", "seed")
 
 
@@ -28,7 +29,8 @@ def styled(asked: str, config: Config) -> str:
     if values is None:
         return ""
     try:
-        request = to_request({**values, "seed": values["seed"] or "0", "count": 1}, Request())
+        shown = {"prompt": values["prompt"] if values["prompt"].strip() else _NOTHING, "seed": values["seed"] or "0"}
+        request = to_request({**values, **shown, "count": 1}, Request())
         stock = load_stock(config.styles_folder)
         recipe = plan(request, stock.styles, stock.lists)[0]
     except RequestError as error:

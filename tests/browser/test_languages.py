@@ -20,7 +20,7 @@ _WATCH = """() => {
 }"""
 # What has no translation and needs none: names, the fake engine's own words, and what Gradio says of itself.
 _NAMES = re.compile(
-    r"(Fooocus|PNG|JPEG|WebP|VAE|LoRA \d|fake engine.*|Textbox|queue:.*|processing \||(Loading|Laden|加载中)\.\.\.)"
+    r"(Fooocus|PNG|JPEG|WebP|VAE|LoRAs?|LoRA \d|fake engine.*|Textbox|queue:.*|processing \||(Loading|Laden|加载中)\.\.\.)"
 )
 
 
@@ -45,6 +45,7 @@ def test_it_begins_in_the_browsers_language_and_leaves_own_words_alone(server: P
     assert page.get_attribute("#field-prompt textarea", "placeholder") == "Das Bild beschreiben"
     assert page.get_attribute("html", "lang") == "de"
     assert page.evaluate("seen") == "Generieren"
+    assert not page.is_visible("#queue-open")  # there is nothing in it
     page.check("#advanced-switch input")
     page.get_by_role("tab", name="Mehr").click()
     page.wait_for_function("document.querySelector('#field-lines input').value === 'Zusammen'")

@@ -207,6 +207,15 @@ addEventListener("click", (event) => {
   if (pressed("[data-keep-seed]")) write("seed", isKept() ? "" : shownSeed());
 });
 
+// A field that is refused comes into sight, and what was wrong with it with it.
+let refused = "";
+new MutationObserver(() => {
+  const words = document.querySelector("#problem .problem")?.textContent ?? "";
+  if (words === refused) return;
+  refused = words;
+  if (words) setTimeout(() => document.querySelector("#advanced .wrong")?.scrollIntoView({ block: "center" }), 250);
+}).observe(document.documentElement, { subtree: true, childList: true, characterData: true });
+
 // Ctrl+Enter generates from every field. What a key does is said where its button is.
 addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.target.closest?.("#field-prompt")) {

@@ -123,7 +123,7 @@
   };
 
   const addSection = (day) => {
-    const heading = element("h3", {}, element("span", { text: when(day.day, today) }), element("span", { class: "how-many" }));
+    const heading = element("h3", {}, element("span", { translate: "no", text: when(day.day, today) }), element("span", { class: "how-many" }));
     const section = element("section", { class: "day", "aria-label": day.day }, heading);
     sheet.append(section);
     sections.set(day.day, section);

@@ -158,12 +158,12 @@
     side.restoring.hidden = !told.values;
     kit.settings[2].hidden = !told.text;
     side.rest.replaceChildren();
-    if (told.trouble) return;
+    if (told.trouble || !told.picture) return; // nothing is known of it yet
     const list = element("dl", {});
     const pair = (name, value) => list.append(element("dt", { text: name }), element("dd", { text: value }));
     const own = (name, value) => { pair(name, value); list.lastChild.translate = false; };
     if (told.negative) own("Negative prompt", told.negative);
-    for (const [name, value] of told.rows ?? []) own(name, value);
+    for (const [name, value] of told.rows ?? []) (name === "Performance" ? pair : own)(name, value);
     const weight = told.bytes < 1e5 ? `${Math.ceil(told.bytes / 1e3)} kB` : `${(told.bytes / 1e6).toFixed(1)} MB`;
     pair("Picture", `${told.width} × ${told.height}, ${weight}`);
     pair("Saved", `${told.day} ${told.time}`);
@@ -191,7 +191,6 @@
     now = null;
     tell({ values: {}, prompt: " " });
     side.restoring.hidden = false;
-    side.rest.replaceChildren();
     if (!dialog.open) dialog.showModal();
     frame.tabIndex = -1;
     frame.focus();

@@ -164,7 +164,7 @@ class LoraPanel extends Panel {
     this.own.checked = state.own;
     const own = companions(this.models, known("base") ?? read("base")).loras;
     this.says.replaceChildren(...(own.length
-      ? own.flatMap(([name, weight], i) => [i ? ", " : " – ", named(`${stem(name)} ${weight}`)]) : [" – none"]));
+      ? own.flatMap(([name, weight], i) => [i ? ", " : " – ", named(`${stem(name)} ${weight}`)]) : [" – ", el("span", {}, "none")]));
     const gone = state.own && this.models && !this.models.looking ? own.find(([name]) => !find(this.models.lora, name)) : null;
     const fetching = gone && fetchButton(this.models, gone[0]);
     this.ownLost.replaceChildren(...(gone ? [el("p", { class: "field-help" }, "It is not there yet.")] : []), ...(fetching ? [fetching] : []));

@@ -318,6 +318,7 @@
   // The stage is told at once what happens to its job, so a change there is worth a look.
   let was = "";
   new MutationObserver(() => {
+    if (opener() && !opener().hasAttribute("aria-expanded")) show(); // it has just been drawn
     const now = `${stage()?.dataset.job} ${stage()?.dataset.phase} ${stage()?.dataset.waiting}`;
     if (now === was) return;
     was = now;

@@ -95,7 +95,7 @@ class StylesPanel extends HTMLElement {
     const random = style.name === this.list.random;
     const about = el("span", { class: "card-about", translate: random ? undefined : "no" }, style.about);
     const pick = el("button", {
-      type: "button", class: "card", "data-style": style.name, "aria-pressed": "false", title: style.about, onclick: () => this.toggle(style.name),
+      type: "button", class: "card", "data-style": style.name, "aria-pressed": "false", title: style.about, translate: random ? undefined : "no", onclick: () => this.toggle(style.name),
     }, random ? el("span", { class: "card-name" }, style.title) : named(style.title, { class: "card-name" }), about);
     const star = !random && iconButton("star", `Favourite: ${style.title}`, () => this.love(style.name), {
       "aria-pressed": String(loved.has(style.name)), "data-star": style.name, class: "icon star-button",
@@ -180,7 +180,7 @@ class StylesPanel extends HTMLElement {
         random ? el("span", { class: "chosen-name" }, title) : named(title, { class: "chosen-name", title: style?.name ?? name }),
         all > 1 && iconButton("up", `Earlier: ${title}`, () => this.move(number, number - 1), { disabled: number === 0, class: "icon move-up" }),
         all > 1 && iconButton("down", `Later: ${title}`, () => this.move(number, number + 1), { disabled: number === all - 1, class: "icon move-down" }),
-        iconButton("close", `Take out ${title}`, () => {
+        iconButton("close", `Take out the style ${title}`, () => {
           this.save(this.references.filter((_, i) => i !== number));
           this.draw();
           (this.chosen.children[Math.min(number, this.chosen.children.length - 1)]?.querySelector("button") ?? this.search).focus();

@@ -7,6 +7,7 @@
   const LANGUAGES = ["en", "de", "es", "zh"];
   const TAGS = { zh: "zh-Hans" };
   const STOPS = { zh: "。" };
+  const COLONS = { zh: "：" };
   const COMMA = ["de", "es"]; // where 6.9 GB is 6,9 GB
   const ATTRIBUTES = ["placeholder", "title", "aria-label", "aria-description", "alt", "label"];
   const OWN = '[translate="no"], [data-own]';
@@ -78,6 +79,13 @@
     return parts.map((part, i) => found[i] ?? number(part)).join("");
   };
 
+  // A label, a colon, and what it is about, which may be a name.
+  const byLabel = (text) => {
+    const [, label, rest] = text.match(/^(\p{L}[^:]{1,40}): (\S.*)$/su) ?? [];
+    const shown = label && book.exact.get(label);
+    return shown ? `${shown}${COLONS[language] ?? ": "}${find(rest) ?? rest}` : null;
+  };
+
   // Neighbouring sentences may be one key, so the longest run that has a translation is taken first.
   const bySentences = (text, every) => {
     const parts = text.split(/(?<=[.!?…:])(\s+)/u);
@@ -116,6 +124,7 @@
     shown ??= text.endsWith(".") && !several ? inParts(text.slice(0, -1), /(; )/)?.concat(STOPS[language] ?? ".") ?? null : null;
     shown ??= /[.!?]$/.test(text) ? null : inParts(text, /(; )/) ?? inParts(text, /(, )/);
     shown ??= text.length < 160 ? byPattern(text, true) : null;
+    shown ??= byLabel(text);
     if (book.known.size >= REMEMBERED) book.known.clear();
     book.known.set(text, shown);
     return shown;
