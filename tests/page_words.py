@@ -43,6 +43,7 @@ _SILENT = (
     "images/log.py",
     "jobs/lock.py",
     "ui/guard.py",
+    "ui/refusals.py",
 )
 _SILENT += ("ui/report.py", "ui/discreet.py", "ui/data.py", "ui/compiled.py", "ui/files.py", "ui/protocol.py")
 _SILENT += ("models/catalogue.py", "models/commands.py", "models/computer.py", "ui/shell.py", "ui/theme.py")

@@ -28,6 +28,7 @@ from typing import Any
 
 from fooocus.config import Config
 from fooocus.errors import ConfigError
+from fooocus.ui.refusals import document
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -107,7 +108,7 @@ class Guard:
         headers = _headers(scope)
         status = self._refusal(scope, headers) or await self._login(scope, headers)
         if status:
-            await _answer(send, status)
+            await _answer(send, status, headers)
             return
         cookie = None
         if owner_of(headers.get("cookie", "")) is None and scope["path"] == "/":
@@ -240,9 +241,10 @@ _WORDS: Mapping[int, str] = {
 }
 
 
-async def _answer(send: Send, status: int) -> None:
-    body = _WORDS[status].encode("utf-8")
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode()), *HEADERS]
+async def _answer(send: Send, status: int, asked: Mapping[str, str]) -> None:
+    shown = document(status, asked.get("accept-language", "")) if "text/html" in asked.get("accept", "") else None
+    body, kind = (shown or _WORDS[status]).encode("utf-8"), b"text/html" if shown else b"text/plain"
+    headers = [(b"content-type", kind + b"; charset=utf-8"), (b"content-length", str(len(body)).encode()), *HEADERS]
     if status == 401:
         headers.append((b"www-authenticate", b'Basic realm="Fooocus", charset="UTF-8"'))
     if status == 429:

@@ -73,7 +73,12 @@ def test_loras_are_added_weighed_switched_off_and_their_words_go_into_the_prompt
     (Path(server.settings["config"]["models"]) / "loras" / "ink.safetensors").unlink()
     page.click("fooocus-model .refresh")
     page.wait_for_selector('.lora:has-text("It is not in its folder.")')
-    lora(server, "ink.safetensors", "ink wash, sumi-e")  # and comes back by itself
+    page.locator("fooocus-loras .picker-button").last.click()
+    assert page.get_by_role("option", name="ink").count() == 0
+    lora(server, "ink.safetensors", "ink wash, sumi-e")  # and comes back by itself, also into an open list
+    page.get_by_role("option", name="ink").wait_for()
+    assert page.evaluate("document.activeElement.className").startswith("picker-search")
+    page.keyboard.press("Escape")
     page.wait_for_selector('.lora:has-text("It is not in its folder.")', state="detached")
     page.get_by_role("button", name="Remove LoRA 1").click()
     assert [row["name"] for row in control(visitor, "loras")["rows"]] == ["grain.safetensors"]

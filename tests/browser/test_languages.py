@@ -20,7 +20,7 @@ _WATCH = """() => {
 }"""
 # What has no translation and needs none: names, the fake engine's own words, and what Gradio says of itself.
 _NAMES = re.compile(
-    r"(Fooocus|PNG|JPEG|WebP|VAE|LoRAs?|LoRA \d|fake engine.*|Textbox|queue:.*|processing \||(Loading|Laden|加载中)\.\.\.)"
+    r"(Fooocus|PNG|JPEG|WebP|VAE|LoRA( \d|s)|fake engine.*|Textbox|queue:.*|processing.*|(Loading|Laden|加载中)\.\.\.)"
 )
 
 

@@ -13,6 +13,9 @@ import pytest
 from fooocus.ui.files import STATIC
 from tests.browser.conftest import PageServer, StartPage, Visit, Visitor, restart
 
+PASSWORD = "open sesame"
+KEY = {"username": "any", "password": PASSWORD}
+
 
 @pytest.fixture(scope="module")
 def server(shared_server: PageServer) -> PageServer:
@@ -21,8 +24,8 @@ def server(shared_server: PageServer) -> PageServer:
 
 @pytest.fixture(scope="module")
 def mortal(page_server: StartPage) -> PageServer:
-    """A page process that its tests may kill."""
-    return page_server()
+    """A page process that its tests may kill, and that asks for a password."""
+    return page_server(config={"password": PASSWORD})
 
 
 def fraction(visitor: Visitor) -> float:
@@ -296,8 +299,23 @@ def test_nothing_is_asked_of_anybody_else(server: PageServer, visit: Visit) -> N
     assert tried == [] and visitor.foreign() == []
 
 
+def test_who_has_not_the_password_is_told_so(mortal: PageServer, chromium: Any) -> None:
+    wrong = {"username": "any", "password": "open barley"}
+    for theme, locale, words in (
+        ("light", "en-US", "asks for a password"),
+        ("dark", "de-DE", "fragt nach einem Passwort"),
+    ):
+        with chromium.new_context(http_credentials=wrong, color_scheme=theme, locale=locale) as context:
+            visitor = Visitor(context, context.new_page(), mortal.url)
+            answer = visitor.page.goto(mortal.url)
+            assert answer.status == 401 and words in visitor.page.inner_text("h1")
+            assert visitor.page.get_by_role("link").count() == 1
+            visitor.shoot(f"1280-{theme}-password")
+            assert visitor.barriers() == []
+
+
 def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: PageServer, visit: Visit) -> None:
-    visitor = visit(mortal.url)
+    visitor = visit(mortal.url, http_credentials=KEY)
     visitor.generate("slow through the crash")
     visitor.wait_step(3)
     restart(mortal)
@@ -308,7 +326,7 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal as Ctrl-C sends it is a POSIX matter")
 def test_ctrl_c_closes_everything_while_a_page_is_open(mortal: PageServer, visit: Visit) -> None:
-    visitor = visit(mortal.url)
+    visitor = visit(mortal.url, http_credentials=KEY)
     visitor.generate("endless and interrupted")
     visitor.wait_step(2)
     mortal.process.send_signal(signal.SIGINT)

@@ -148,14 +148,23 @@ export class Picker {
     this.button.setAttribute("aria-label", `${this.label}: ${this.name.textContent}${wrong ? `. ${wrong}` : ""}`);
   }
 
-  show() {
-    this.search.value = "";
+  show(words = "") {
+    this.search.value = words;
     this.sheet.hidden = false;
     this.button.setAttribute("aria-expanded", "true");
     this.search.classList.toggle("unseen", this.options().length < 8);
     this.fill();
     this.search.focus({ preventScroll: true });
     this.sheet.scrollIntoView({ block: "nearest" });
+  }
+
+  // What is offered has changed while somebody looks at it.
+  again() {
+    if (!this.open) return;
+    const there = this.shown[this.at]?.value;
+    this.fill();
+    const same = this.shown.findIndex((one) => one.value === there);
+    if (same >= 0) this.move(same);
   }
 
   close(focus = true) {

@@ -96,6 +96,7 @@ class ModelPanel extends Panel {
     const file = value && value !== NONE ? find(options.map((one) => ({ ...one, name: one.value })), value) : null;
     this.picker.set(file ? file.value : value, lost(this.models, this.field, value));
     if (!file && value && value !== NONE) this.picker.name.textContent = stem(value);
+    this.picker.again();
     const wanted = this.field === "refiner" && !value ? companions(this.models, known("base") ?? read("base")).refiner : value;
     const fetching = this.isLost(wanted) && fetchButton(this.models, wanted);
     this.extra.replaceChildren(...(fetching ? [fetching] : []));
@@ -174,7 +175,13 @@ class LoraPanel extends Panel {
     const shape = JSON.stringify([rows.map(({ name, on }) => [name, on]), (this.models?.lora ?? []).map((file) => [file.name, file.why])]);
     if (shape !== this.shape || rows.some((row, i) => row.weight !== this.weights?.[i])) {
       this.shape = shape;
+      const before = this.pickers ?? [];
+      const opened = before.findIndex((picker) => picker.open && picker.element.isConnected);
+      const sought = before[opened]?.search.value;
+      this.pickers = [];
       this.rows.replaceChildren(...rows.map((row, i) => this.row(row, i)));
+      // A file that appears while somebody chooses takes nothing out of their hands.
+      if (opened >= 0 && before[opened].value === this.pickers[opened]?.value) this.pickers[opened].show(sought);
     }
     this.weights = rows.map((row) => row.weight);
     this.mark();
@@ -184,6 +191,7 @@ class LoraPanel extends Panel {
     const options = () => [{ value: "", title: "Choose a LoRA", plain: true }, ...fileOptions(this.models, "loras")];
     const picker = new Picker({ label: `LoRA ${number + 1}`, options, empty: "Choose a LoRA", choose: (name) => this.change(number, { name }) });
     const file = row.name && find(fileOptions(this.models, "loras").map((one) => ({ ...one, name: one.value })), row.name);
+    this.pickers[number] = picker;
     picker.set(file ? file.value : row.name, lost(this.models, "loras", row.name));
     if (!file && row.name) picker.name.textContent = stem(row.name);
     const on = el("input", {
