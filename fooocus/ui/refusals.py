@@ -35,7 +35,7 @@ _STYLE = (
     "@media(prefers-color-scheme:dark){:root{--ground:#0f1115;--text:#e8eaf0;--muted:#9aa3b2;--accent:#7c9cff;--on:#0f1115}}"
     "body{margin:0;min-height:100vh;display:grid;place-items:center;background:var(--ground);color:var(--text);"
     'font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}'
-    "main{max-width:400px;padding:24px;text-align:center}h1{margin:0;font-size:24px;font-weight:400;line-height:1.4}"
+    "main{max-width:400px;padding:24px;text-align:center}h1,p{text-wrap:balance}h1{margin:0;font-size:24px;font-weight:400;line-height:1.4}"
     "p{margin:8px 0 24px;color:var(--muted)}"
     "a{display:inline-block;padding:10px 24px;border-radius:12px;background:var(--accent);color:var(--on);"
     "font-weight:600;text-decoration:none}a:focus-visible{outline:2px solid var(--accent);outline-offset:2px}"
