@@ -84,10 +84,11 @@ class Connection:
             status, headers = await self.begin(method, path, body)
             assert self._streams is not None
             reader = self._streams[0]
+            if status in (204, 304):  # answers that have no body
+                return status, headers, b""
             if "content-length" in headers:
-                size = 0 if status == 304 else int(headers["content-length"])
-                return status, headers, await reader.readexactly(size)
-            return status, headers, b"".join([part async for part in self.parts()]) if status != 304 else b""
+                return status, headers, await reader.readexactly(int(headers["content-length"]))
+            return status, headers, b"".join([part async for part in self.parts()])
 
     async def begin(self, method: str, path: str, body: bytes = b"") -> tuple[int, Mapping[str, str]]:
         """Send a request and return status and headers of its answer."""
@@ -152,6 +153,10 @@ class Session:
             opening += [self._get(path, "a small question") for path in ("/kept", "/queue", "/ui/lists/presets")]
             listening.append(asyncio.create_task(self._listen()))
             await asyncio.gather(*opening)
+            for typed in ("a", "a light", "a lighthouse"):
+                await self._run("check", {"field-prompt": typed}, kind="a look at what is typed")
+            kept = json.dumps({"prompt": f"a lighthouse {self._hash}"}).encode("ascii")
+            await self._ask("POST", "/kept", "keeping what was typed", kept, right=(204,))
             with self._times.of("making a job"):
                 told = await self._run("generate", {"field-prompt": f"a lighthouse {self._hash}", "tab": ""}, kind="")
             self.jobs.append(str(told["tab"]))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from fooocus.prompt.presets import Presets, load_presets
@@ -25,5 +29,24 @@ class Stock:
 
 
 def load_stock(folder: Path) -> Stock:
-    """Read the styles folder; a file that cannot be read is a problem, a missing folder is an empty one."""
+    """Read the styles folder; a file that cannot be read is a problem, a missing folder is an empty one.
+
+    Somebody who types asks for it at every key, so files are read again only when one of them has changed.
+    """
+    return _load(folder, tuple(_stamps(folder)))
+
+
+def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield path, time and size of every file in a folder and below."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                found = os.stat(path)
+                yield path, found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=2)
+def _load(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> Stock:
     return Stock(load_styles(folder), load_word_lists(folder / "wildcards"), load_presets(folder / "presets"))

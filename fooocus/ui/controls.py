@@ -9,7 +9,8 @@ from typing import Any
 
 from fooocus.config import Config
 from fooocus.errors import RequestError
-from fooocus.prompt.styles import Styles, load_styles
+from fooocus.prompt.stock import load_stock
+from fooocus.prompt.styles import Styles
 from fooocus.request import NONE, Request
 from fooocus.ui.fields import AUTOMATIC, BY_NAME, MAX_LORA_ROWS, METADATA, Row, to_values
 
@@ -53,7 +54,7 @@ def _fits(row: Row, value: Any, known: Any, config: Config) -> bool:
         case "model":
             return value == known or value in (AUTOMATIC, NONE) or _is_name(value)
         case "styles":
-            return value == known or _are_styles(value, load_styles(config.styles_folder))
+            return value == known or _are_styles(value, load_stock(config.styles_folder).styles)
         case "loras":
             return value == known or _are_loras(value)
         case "choice" | "pills":

@@ -57,7 +57,7 @@ DOORS: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
         ("POST", r"/device"),
         ("GET HEAD POST", r"/join/[\w-]+"),
         ("GET", rf"/queue/settings/{_NAME}"),
-        ("GET", rf"/gradio_api/(queue/data|startup-events|app_id|heartbeat/{_NAME})"),
+        ("GET", r"/gradio_api/(queue/data|app_id)"),
         ("POST", rf"/gradio_api/(queue/join|run/{_NAME})"),
     )
 )

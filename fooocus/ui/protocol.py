@@ -78,9 +78,7 @@ class Protocol:
             Route(f"{API}/run/{{name}}", self._run, methods=["POST"]),
             Route(f"{API}/queue/join", self._join, methods=["POST"]),
             Route(f"{API}/queue/data", self._stream),
-            Route(f"{API}/startup-events", _nothing_to_start),
             Route(f"{API}/app_id", self._told_id),
-            Route(f"{API}/heartbeat/{{page}}", _beat),
         ]
 
     async def _run(self, request: WebRequest) -> Response:
@@ -244,18 +242,3 @@ def _line(message: Mapping[str, Any]) -> bytes:
 
 def _told(told: Any, *, status: int = 200) -> Response:
     return Response(_json(told), status, media_type="application/json", headers=_HEADERS)
-
-
-async def _nothing_to_start(request: WebRequest) -> Response:
-    return _told(False)
-
-
-async def _beat(request: WebRequest) -> Response:
-    """Keep a connection open for a page that asks for one; its end tells nothing, because nothing hangs on it."""
-
-    async def alive() -> AsyncIterator[bytes]:
-        while True:
-            yield b"data: ALIVE\n\n"
-            await asyncio.sleep(_SIGN_OF_LIFE_SECONDS)
-
-    return StreamingResponse(alive(), media_type="text/event-stream", headers=_HEADERS)

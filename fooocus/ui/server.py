@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import sys
@@ -43,6 +44,7 @@ from fooocus.ui.stream import Previews, Watcher
 from fooocus.ui.welcome import Welcome, measured_seconds
 
 PORTS_TRIED = 100
+_CONNECTIONS = 8192
 GOODBYE_SECONDS = 1  # an open page holds its connection for ever; it is not waited for
 
 _MEDIA: Mapping[str, str] = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
@@ -69,6 +71,7 @@ def serve(
 
     Raises :class:`~fooocus.errors.ConfigError` when no port can be had.
     """
+    allow_many_connections()
     with closing(bind(config.host, config.port)) as listener, closing(Library(config.outputs, config.data)) as library:
         port = listener.getsockname()[1]
         url = address(config.host, port)
@@ -141,6 +144,22 @@ def build_app(
     protocol = Protocol(made.functions, page.once(), page.again())
     app.router.routes.extend(protocol.routes())
     return Guard(Files(app, made, protocol.app_id), config, port, seconds=wrong_try_seconds)
+
+
+def allow_many_connections() -> None:
+    """Let this process hold more connections than systems allow a program that does not ask: 256 on macOS.
+
+    A browser opens up to seven, so a hundred people need 700. Windows has no such limit.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS if most == resource.RLIM_INFINITY else min(_CONNECTIONS, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        with contextlib.suppress(OSError, ValueError):  # then it stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def bind(host: str, port: int) -> socket.socket:

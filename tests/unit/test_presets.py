@@ -89,6 +89,14 @@ def test_the_library_is_the_whole_folder(tmp_path: Path) -> None:
     (tmp_path / "wildcards").mkdir()
     (tmp_path / "wildcards" / "empty.txt").write_text("", encoding="utf-8")
     assert len(load_stock(tmp_path).problems) == 2
+    kept = load_stock(tmp_path)
+    assert load_stock(tmp_path) is kept, "nothing has changed"
+    (tmp_path / "more.json").write_text('[{"name": "ink", "prompt": "ink of {prompt}"}]')
+    assert "ink" in load_stock(tmp_path).styles.by_name and "ink" not in kept.styles.by_name
+    (tmp_path / "more.json").write_text('[{"name": "chalk", "prompt": "chalk of {prompt}"}]')
+    assert "chalk" in load_stock(tmp_path).styles.by_name
+    (tmp_path / "more.json").unlink()
+    assert load_stock(tmp_path) == kept
     assert load_stock(tmp_path / "nowhere") == Stock()
 
 

@@ -71,6 +71,7 @@ def number(page: Compiled, action: str) -> int:
 def test_every_action_is_wired_to_the_boxes_that_it_names(page: Compiled) -> None:
     assert set(page.functions.values()) == set(ACTIONS)
     config = json.loads(page.config)
+    assert config["connect_heartbeat"] is False, "there is no route for it"
     ids = {part["id"]: part["props"].get("elem_id") for part in config["components"]}
     wired = {function["id"]: function for function in config["dependencies"]}
     assert {id for id, function in wired.items() if function["backend_fn"]} == set(page.functions)

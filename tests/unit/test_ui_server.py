@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -38,6 +40,19 @@ def test_answers_go_out_at_once() -> None:
         return found
 
     assert asyncio.run(answered()) != 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit")
+def test_a_hundred_people_may_come_where_a_program_begins_with_256_files() -> None:
+    program = (
+        "import resource; most = resource.getrlimit(resource.RLIMIT_NOFILE)[1];"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, most));"
+        "from fooocus.ui.server import allow_many_connections; allow_many_connections();"
+        "now = resource.getrlimit(resource.RLIMIT_NOFILE)[0];"
+        "print(now == -1 or now >= min(8192, most if most != -1 else 8192))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("True", "")
 
 
 def test_an_address_that_is_not_ours_is_an_error_in_words() -> None:
