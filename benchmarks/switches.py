@@ -4,7 +4,9 @@ All variants of one UNet take turns on the same inputs (reduced size, see ``fooo
 ``--full``). On a processor the time is its own, summed over its cores, which other programs lengthen less than the
 clock's; of all calls the least and the median are told.
 
-Run ``python benchmarks/switches.py [--size 384x288] [--rounds 15]`` in the environment of the program.
+Run ``python benchmarks/switches.py [--size 384x288] [--rounds 15]`` in the environment of the program. With
+``--compile`` only torch.compile is tried, block by block, with an empty cache; that needs a C++ compiler. The seconds
+of its first call are the clock's, because a person waits for them.
 """
 
 from __future__ import annotations
@@ -101,12 +103,24 @@ def variants(plain: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def compiled(plain: nn.Module) -> dict[str, nn.Module]:
+    """Return the UNet as the program runs it, and with each of its blocks compiled by torch's inductor."""
+    blocks = copy.deepcopy(plain)
+    for network in (plain, blocks):
+        attention.install(network)
+    for module in blocks.modules():
+        if type(module).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
+            module.compile()
+    return {"as it is": plain, "blocks compiled": blocks}
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", default="384x288")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
@@ -120,21 +134,27 @@ def main() -> None:
         for parameter in unet.parameters():
             parameter.data = parameter.data.clone()  # the file goes away
         checkpoint.close()
-        rows = measure(variants(unet), checkpoint.architecture, size, options.rounds, device.device)
+        networks = compiled(unet) if options.compile else variants(unet)
+        if options.compile:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+            torch._dynamo.config.recompile_limit = 64  # the blocks have a dozen shapes between them
+        rows = measure(networks, checkpoint.architecture, size, options.rounds, device.device)
     print(f"{device.reason}; {size}, {torch.get_num_threads()} threads, torch {torch.__version__}, load {_load()}")
-    print("| a call for prompt and negative prompt | least, s | median, s | of the first | moves the output by |")
-    print("|---|---|---|---|---|")
+    columns = ("least, s", "median, s", "of the first", "moves the output by", "first call, s")
+    print(f"| a call for prompt and negative prompt | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 1) + "|")
     first = rows["as it is"]
-    for name, (seconds, output) in rows.items():
+    for name, (seconds, output, first_call) in rows.items():
         share = min(seconds) / min(first[0])
         moved = ((output - first[1]).norm() / first[1].norm()).item()
-        print(f"| {name} | {min(seconds):.3f} | {statistics.median(seconds):.3f} | {share:.3f} | {moved:.1e} |")
+        times = f"{min(seconds):.3f} | {statistics.median(seconds):.3f}"
+        print(f"| {name} | {times} | {share:.3f} | {moved:.1e} | {first_call:.1f} |")
 
 
 def measure(
     networks: dict[str, nn.Module], architecture: Any, size: Any, rounds: int, device: torch.device
-) -> dict[str, tuple[list[float], Tensor]]:
-    """Ask all variants in turns; return the seconds of each call and the output, in float32."""
+) -> dict[str, tuple[list[float], Tensor, float]]:
+    """Ask all variants in turns; return the seconds of each call, the output in float32, and those of the first."""
     seeded = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> Tensor:
@@ -149,10 +169,11 @@ def measure(
     }
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     outputs: dict[str, Tensor] = {}
+    firsts: dict[str, float] = {}
     for turn in range(rounds + 1):
         for name, network in networks.items():
             latents, told, vector, sizes = inputs[name]
-            began = clock(device)
+            began, at = clock(device), time.perf_counter()
             with torch.no_grad():
                 output = network(
                     latents,
@@ -163,8 +184,10 @@ def measure(
                 )[0]
             if turn:  # the first warms up
                 seconds[name].append(clock(device) - began)
+            else:
+                firsts[name] = time.perf_counter() - at
             outputs[name] = output.float()
-    return {name: (seconds[name], outputs[name]) for name in networks}
+    return {name: (seconds[name], outputs[name], firsts[name]) for name in networks}
 
 
 def clock(device: torch.device) -> float:

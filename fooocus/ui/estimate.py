@@ -76,6 +76,7 @@ class Estimator:
         self._counter = Counter(config.folders("checkpoints"), lambda: placed(config.data), outside)
         self._asked: OrderedDict[str, _Asked | None] = OrderedDict()
         self._learnt: tuple[tuple[int, int], tuple[Pace, ...]] = ((0, 0), ())
+        self._told: tuple[object, dict[_Asked, Course | None]] = (None, {})  # by what was learnt, and in which session
 
     def line(self, request: Request) -> str:
         """Return the words as HTML; nothing where no time can be told."""
@@ -117,9 +118,17 @@ class Estimator:
         return None if found is None else self._course(found)
 
     def _course(self, asked: _Asked) -> Course | None:
-        session = session_of(self._jobs.worker_state().pid)
-        time = estimate(asked.work, asked.models, session, self._newest())
-        return None if time is None else Course(time, asked.pictures, asked.steps, asked.switch, asked.models)
+        session, learnt = session_of(self._jobs.worker_state().pid), self._newest()
+        key, told = self._told
+        if key != (learnt, session):
+            told = {}
+            self._told = (learnt, session), told
+        if asked not in told:  # a queue asks for the same again and again
+            time = estimate(asked.work, asked.models, session, learnt)
+            told[asked] = (
+                None if time is None else Course(time, asked.pictures, asked.steps, asked.switch, asked.models)
+            )
+        return told[asked]
 
     def _newest(self) -> tuple[Pace, ...]:
         """Return what was learnt; the file is read when it has changed."""

@@ -239,6 +239,19 @@ def test_stop_keeps_what_is_saved(
     assert made(machine.run(request_)) == expected, "the next job knows nothing of it"
 
 
+def test_a_second_attempt_makes_what_the_first_one_had_not_saved(
+    tmp_path: Path, request_: Request, expected: dict[int, bytes], small_card: None
+) -> None:
+    """The first attempt dies in the refiner's part, with one picture saved and one that nobody was told of."""
+    machine = Machine(tmp_path, FOR_ONE)
+    first = made(machine.run(request_, at(3, 3, "stop")))
+    assert sorted(first) == [1, 2]
+    told_of = [event for event in machine.told if isinstance(event, Saved) and event.picture == 1]
+    told = machine.go_on(dataclasses.replace(machine.item, attempt=2, saved=tuple(told_of)))
+    assert steps(told) == [(3, step) for step in range(1, STEPS + 1)]
+    assert first | made(told) == expected and sorted(made(told)) == [2, 3]
+
+
 @pytest.mark.parametrize(("picture", "step"), [(2, 1), (1, 3)])
 def test_a_skipped_picture_is_left_out_of_both_parts(
     tmp_path: Path,
