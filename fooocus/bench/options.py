@@ -7,7 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from fooocus.config import ROOT
+from fooocus.config import ROOT, Config
 from fooocus.errors import RequestError
 from fooocus.request import Size, parse_size
 
@@ -25,6 +25,21 @@ class BenchOptions:
     full: bool = False
     files: tuple[Path, Path, Path] | None = None
     out: Path = TABLES
+
+
+def told_options(config: Config, options: BenchOptions) -> str:
+    """Return what was asked for besides the usual, as it is written on a command line; without folders and files."""
+    asked: dict[str, object] = {
+        "--device": config.device if config.device != "auto" else None,
+        "--dtype": config.dtype if config.dtype != "auto" else None,
+        "--fast": config.fast if config.fast != "auto" else None,
+        "--size": options.size,
+        "--steps": options.steps,
+        "--runs": options.runs,
+    }
+    flags = {"--full": options.full, "--no-peer": not options.peer, "--files": bool(options.files)}
+    values = [f"{name} {value}" for name, value in asked.items() if value is not None]
+    return " ".join([*values, *(name for name, given in flags.items() if given)])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -39,11 +39,11 @@ def markdown(result: Mapping[str, Any]) -> str:
     """Return the whole table."""
     setting, machine = result["setting"], result["machine"]
     peer = bool(result["peer"])
+    command = f"python launch.py bench {result.get('options', '')}".strip()
     lines = [
         f"# {_title(result)}",
         "",
-        f"`python launch.py bench`, {result['date']}, commit {result['commit'] or 'unknown'}, "
-        f"{_versions(result['versions'])}.",
+        f"`{command}`, {result['date']}, commit {result['commit'] or 'unknown'}, {_versions(result['versions'])}.",
         "",
         f"{machine['computing']}; {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{_gib(machine['memory_bytes'])} of main memory; {machine['system']}.{_busy(machine)}",
@@ -176,9 +176,13 @@ def _conditions(setting: Mapping[str, Any]) -> str:
 
 
 def _busy(machine: Mapping[str, Any]) -> str:
-    """Say that the computer was not alone with this; a load of a quarter of a core is a system at rest."""
-    load = machine.get("load")
-    if load is None or load < _REST_LOAD:
+    """Say that the computer was not alone with this; a load of a quarter of a core is a system at rest.
+
+    At the end the load holds our own threads as well.
+    """
+    begin, end = machine.get("load"), machine.get("load_at_end")
+    load = max((value for value in (begin, end and end - machine["threads"]) if value is not None), default=0.0)
+    if load < _REST_LOAD:
         return ""
     return f" **Other programs were running (load {load:g}): times are longer and scatter more than they need to.**"
 

@@ -27,7 +27,7 @@ import transformers
 from fooocus.bench.clock import now
 from fooocus.bench.kinds import kinds_of
 from fooocus.bench.layout import BASE, LORA, REFINER, Stored
-from fooocus.bench.options import BenchOptions
+from fooocus.bench.options import BenchOptions, told_options
 from fooocus.bench.ours import Ours, Timing, with_files
 from fooocus.bench.peer import Peer
 from fooocus.bench.weights import random_files
@@ -68,7 +68,7 @@ class Setting:
 
 def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
     """Measure and return everything as a JSON object. ``tell`` hears what goes on."""
-    setting = _setting(config, options, tell)
+    setting, commit = _setting(config, options, tell), _commit()
     machine = _machine(setting.device)
     memory = Memory(setting.device)
     ours = Ours(setting.config, memory, setting.request)
@@ -90,8 +90,9 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
     loads = [ours.load() for _ in range(min(setting.runs, 3))]
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "commit": _commit(),
-        "machine": machine,
+        "commit": commit,
+        "options": told_options(config, options),
+        "machine": machine | {"load_at_end": _load()},
         "versions": _versions(),
         "setting": _told(setting, ours),
         "ours": [dataclasses.asdict(timing) for timing in mine],
@@ -194,9 +195,13 @@ def _machine(device: Device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_bytes": computer.memory_bytes,
         "system": platform.system(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "load": _load(),
         "computing": device.reason,
     }
+
+
+def _load() -> float | None:
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def _versions() -> dict[str, str]:

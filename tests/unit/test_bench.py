@@ -54,6 +54,7 @@ def test_a_short_run_measures_both_and_writes_table_and_json(
         assert timing["main_bytes"] > 2**26
     assert result["kinds_seconds"].keys() == {"base", "refiner", "vae"}
     assert result["kinds_seconds"]["base"]["attention"] > 0 < result["kinds_seconds"]["vae"]["convolution"]
+    assert result["options"] == "--device cpu --size 64x64 --steps 3 --runs 1 --files"
     assert len(result["lora_change_seconds"]) == 2 and result["load_seconds"]["refiner unet"][0] > 0
     (table,) = (tmp_path / "tables").glob("*.md")
     assert table.read_text(encoding="utf-8") == markdown(result)
@@ -111,7 +112,12 @@ def test_the_table_says_medians_ratios_and_what_is_not_the_network() -> None:
     assert overhead(TIMING) == pytest.approx((1.1 + 1.1 + 2.1 + 2.1 - 6) / 6)
     assert "| our loop beside the network's calls, share of these | 6.67 % (6.67 to 6.67) |" in text
     assert "| base UNet, one call, 4.00 s | 25 % | 75 % |" in text
+    assert "`python launch.py bench`, 2026" in text
+    assert "`python launch.py bench --dtype float32`" in markdown(result | {"options": "--dtype float32"})
     assert "not SDXL's" in text and "another weight of the LoRA, s | 0.400" in text
+    others = {"load": 0.1, "load_at_end": 5.5}  # of which two are our own threads
+    assert "Other programs" not in text
+    assert "(load 3.5)" in markdown(result | {"machine": result["machine"] | others})  # type: ignore[operator]
     alone = markdown(result | {"peer": []})
     assert "diffusers |" not in alone and "| a picture | 13.0 (12.5 to 13.5) |" in alone
 
