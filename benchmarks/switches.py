@@ -5,8 +5,8 @@ All variants of one UNet take turns on the same inputs (reduced size, see ``fooo
 clock's; of all calls the least and the median are told.
 
 Run ``python benchmarks/switches.py [--size 384x288] [--rounds 15]`` in the environment of the program. With
-``--compile`` only torch.compile is tried, block by block, with an empty cache; that needs a C++ compiler. The seconds
-of its first call are the clock's, because a person waits for them.
+``--compile`` only torch.compile is tried, block by block, with an empty cache unless TORCHINDUCTOR_CACHE_DIR names one;
+that needs a C++ compiler. The seconds of its first call are the clock's, because a person waits for them.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def main() -> None:
         checkpoint.close()
         networks = compiled(unet) if options.compile else variants(unet)
         if options.compile:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
             torch._dynamo.config.recompile_limit = 64  # the blocks have a dozen shapes between them
         rows = measure(networks, checkpoint.architecture, size, options.rounds, device.device)
     print(f"{device.reason}; {size}, {torch.get_num_threads()} threads, torch {torch.__version__}, load {_load()}")

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,7 +153,7 @@ class Fault:
 
     def __init__(self, stage: str, card: FakeCard) -> None:
         self.stage, self.now, self.left = stage, "", 1
-        card.account.full = lambda what: what == "weights" and stage in ("load", "refiner") and self.due(stage)
+        card.account.full = lambda what: what != "work" and stage in ("load", "refiner") and self.due(stage)
         self.checks: Counter[str] = Counter()
 
     def begins(self, name: str) -> None:
@@ -200,7 +199,6 @@ def test_memory_that_runs_out_anywhere_costs_no_picture(
     recipe: Recipe,
     expected: torch.Tensor,
     monkeypatch: pytest.MonkeyPatch,
-    record_property: Callable[[str, object], None],
     stage: str,
     tier: str,
 ) -> None:
@@ -228,7 +226,8 @@ def test_memory_that_runs_out_anywhere_costs_no_picture(
     assert close(rendered.latents, expected)
     assert steps == [1, 2, 3, 4], "a step that failed is done again, and told once"
     fell = [text for text in told if "memory ran out" in text]
-    record_property("went on", fell[0] if fell else "another network left" if not fault.left else "nothing to load")
+    how = fell[0] if fell else "another network left" if not fault.left else "nothing had to be loaded"
+    print(f"\n| {stage} | {tier} | {how} |")  # the table in benchmarks/out_of_memory.md: pytest -s
     # Where another network could leave instead, it did, and nobody needs to know; what is there need not be loaded.
     assert len(fell) <= 1 and (stage in ("load", "refiner") or len(fell) == 1 - fault.left == 1)
     assert memory.plan is not None and (not fell or fell[0].endswith(sentence(memory.plan)))
