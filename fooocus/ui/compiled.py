@@ -53,7 +53,7 @@ def compiled(defaults: Request, *, models: bool, folder: Path) -> Compiled:
     ``models`` says whether the page tells of missing model files.
     """
     file = folder / f"{_key(defaults, models)}.json"
-    kept = _load(file)
+    kept = load(file)
     if kept is None:
         kept = make(defaults, models=models)
         _keep(file, kept)
@@ -144,7 +144,7 @@ def _key(defaults: Request, models: bool) -> str:
     return told.hexdigest()[:32]
 
 
-def _load(file: Path) -> Compiled | None:
+def load(file: Path) -> Compiled | None:
     """Return what is kept; a file that is not what it should be counts as none."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ Values are found by the names of their boxes, never by position, and come from a
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -71,6 +72,7 @@ class Page:
         self._restorer = Restorer(config)
         self._news = News(jobs, welcome)
         self._warning: str | None = None
+        self._looking = threading.Lock()
 
     def once(self) -> Mapping[str, Once]:
         """Return by action what answers once. These may write and read files, so they are called in threads."""
@@ -172,9 +174,10 @@ class Page:
 
     def _look_at_card(self, given: Boxes, owner: str) -> Answer:
         """Say loudly when the processor draws although a card is there."""
-        if self._warning is None:  # once: asking for the card takes up to a second
-            computer = look(self._config.models)
-            self._warning = banner(computer.cards, torch_version(), self._config.device, computer.system)
+        with self._looking:
+            if self._warning is None:  # once: asking for the card takes up to a second
+                computer = look(self._config.models)
+                self._warning = banner(computer.cards, torch_version(), self._config.device, computer.system)
         return {"banner": self._warning}
 
     def _stop_job(self, given: Boxes, owner: str) -> Answer:

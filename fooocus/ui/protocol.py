@@ -34,6 +34,7 @@ MAX_BYTES = 10_000_000  # of a question; a prompt, settings and what is restored
 _SIGN_OF_LIFE_SECONDS = 15.0
 _UNHEARD_SECONDS = 60.0  # a page that asks and opens no stream for so long is not there
 _EVENTS_AT_ONCE = 100  # of one page
+_PAGES_AT_ONCE = 5000
 _AHEAD = 50  # answers that a page has not read yet; then it gets no more until it has
 _UNREAD_SECONDS = 0.1
 _LONGEST_HASH = 100
@@ -96,9 +97,10 @@ class Protocol:
         if asked is None or not asked[2]:
             return _told({"detail": "This question cannot be read."}, status=422)
         action, given, hash = asked
-        session = self._session(hash)
-        if len(session.events) >= _EVENTS_AT_ONCE:
+        known = self._sessions.get(hash)
+        if len(known.events) >= _EVENTS_AT_ONCE if known else len(self._sessions) >= _PAGES_AT_ONCE:
             return Response(status_code=503)
+        session = known or self._begin(hash)
         event = secrets.token_hex(16)
         session.begin(action, event)
         task = asyncio.create_task(self._work(session, event, action, given, _owner(request, hash)))
@@ -127,12 +129,10 @@ class Protocol:
             return None
         return action, {name: _read(name, value) for name, value in zip(action.given, data, strict=True)}, hash
 
-    def _session(self, hash: str) -> _Session:
-        """Return the page of this hash, a new one where there is none."""
-        session = self._sessions.get(hash)
-        if session is None:
-            session = self._sessions[hash] = _Session()
-            asyncio.get_running_loop().call_later(_UNHEARD_SECONDS, self._forget_unheard, hash, session)
+    def _begin(self, hash: str) -> _Session:
+        """Return a new page; it is forgotten if it does not open its stream."""
+        session = self._sessions[hash] = _Session()
+        asyncio.get_running_loop().call_later(_UNHEARD_SECONDS, self._forget_unheard, hash, session)
         return session
 
     def _forget_unheard(self, hash: str, session: _Session) -> None:
