@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from fooocus.ui.compiled import FOLDER
@@ -13,4 +14,5 @@ def share(data: Path) -> None:
     """Let a folder of data use the compiled pages of all tests, and keep its own there."""
     if not (data / FOLDER).exists():
         SHARED.mkdir(parents=True, exist_ok=True)
-        (data / FOLDER).symlink_to(SHARED, target_is_directory=True)
+        with contextlib.suppress(OSError):  # Windows lets not everybody make links; then each compiles its own
+            (data / FOLDER).symlink_to(SHARED, target_is_directory=True)
