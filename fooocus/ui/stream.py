@@ -62,7 +62,7 @@ _WAIT_SECONDS = 1.0  # longest wait for an event before the count of waiting job
 _KEPT_PREVIEWS = 64
 _KEPT_PACES = 64
 # Notices of a worker that say that all is well: the command line tells them, the page keeps still.
-_AS_EXPECTED = re.compile(r"LoRA .+: (\d+) of \1 modules matched\.", re.DOTALL)
+_AS_EXPECTED = re.compile(r"LoRA .+: (\d+) of \1 modules matched\.|Computing on .+", re.DOTALL)
 _SLOW = "Computing on processor (there is"  # what a worker says at a job's begin, see loading/device.py
 
 
@@ -186,10 +186,12 @@ def fold(view: View, event: Event, now: float, outputs: Path) -> View:
             return _advance(view, number, 1.0)
         case LeftOut(number, pictures):
             return _advance(change(view, pictures=pictures, stepped_at=0.0), number, 1.0)
+        case Notice(text) if text.startswith(_SLOW):
+            return change(view, slow=text)
         case Notice(text) if _AS_EXPECTED.fullmatch(text):
             return view
         case Notice(text):
-            return change(view, notice=text, slow=text if text.startswith(_SLOW) else view.slow)
+            return change(view, notice=text)
         case Paused(picture, pictures, step, steps):
             view = change(view, phase="paused", ahead=0, stage="", stepped_at=0.0)
             return change(view, picture=picture, pictures=pictures, step=step, steps=steps) if steps else view

@@ -74,6 +74,7 @@ def test_missing_files_are_fetched_with_one_button(start: Start, hub: FakeHub, v
         assert part in words
     assert not visitor.page.is_visible(".examples") and hub.asked == []
     visitor.shoot("1440-light-first-run")
+    assert visitor.barriers() == []
 
     hub.rate = 1e6
     visitor.page.click('[data-order="fetch"]')
@@ -84,6 +85,7 @@ def test_missing_files_are_fetched_with_one_button(start: Start, hub: FakeHub, v
     shown(visitor, "Paused")
     visitor.page.wait_for_timeout(1500)
     assert visitor.page.locator(".welcome details[open]").count() == 1
+    assert visitor.barriers() == []
     sent = hub.sent
     visitor.page.reload()  # all of this is the server's, so a reloaded page knows it
     shown(visitor, "Paused")
@@ -117,6 +119,7 @@ def test_without_a_network_it_says_how_to_do_it_by_hand(start: Start, visit: Vis
     assert visitor.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert visitor.page.evaluate("document.querySelector('#first').scrollWidth - innerWidth") <= 0
     visitor.shoot(f"360-{theme}-no-network")
+    assert visitor.barriers() == []
 
     visitor.page.click('[data-models="hide"]')
     visitor.page.wait_for_selector(".examples", state="visible")
@@ -146,6 +149,7 @@ def test_a_copy_on_the_disk_is_linked_and_offline_is_respected(
     shown(visitor, "HF_HUB_OFFLINE is set")
     assert visitor.page.locator('[data-order="fetch"]').count() == 0
     visitor.shoot("1440-dark-first-run-offline")
+    assert visitor.barriers() == []
     visitor.page.click('[data-order="use"]')
     until(lambda: (models(server) / "loras" / LORA.name).exists())
     assert (models(server) / "loras" / LORA.name).samefile(there)

@@ -1,7 +1,8 @@
 """The fake engine as the page's tests use it: words in the prompt choose speed and faults, previews look like pictures.
 
 ``slow`` takes 30 steps of 0.1 s, ``endless`` 5000 of 0.05 s, ``lingering`` does so from the second picture on,
-``broken`` raises a RenderError, ``die`` kills the worker at step 3. Everything else is as in :mod:`fake_engine`.
+``heavy`` takes a minute for its first step and looks at its control meanwhile, ``broken`` raises a RenderError, ``die``
+kills the worker at step 3. Everything else is as in :mod:`fake_engine`.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class PageEngine(fake_engine.FakeEngine):
         super().run(dataclasses.replace(item, request={**item.request, "fake": fake}), say, control)
 
     def _steps(self, item: WorkItem, picture: int, pictures: int, emit: Emit, control: Control, begin: int) -> bool:
+        if "heavy" in str(item.request["prompt"]):
+            emit(Stage("sampling", picture, pictures))
+            for _ in range(1200):  # as the real one between the blocks of a network
+                control.check()
+                time.sleep(0.05)
         if picture > 1 and "lingering" in str(item.request["prompt"]):
             item = dataclasses.replace(item, request={**item.request, "fake": dict(_ENDLESS)})
         return super()._steps(item, picture, pictures, emit, control, begin)

@@ -278,7 +278,8 @@ def test_a_job_of_an_older_version_still_opens() -> None:
 
 
 def test_a_lora_that_fits_as_a_whole_is_no_news(tmp_path: Path) -> None:
-    view = fold(View("j", "running"), Notice("Computing on processor."), 0.0, tmp_path)
+    view = fold(View("j", "running"), Notice("Computing on processor (no graphics card was found)."), 0.0, tmp_path)
+    assert view == View("j", "running")  # the foot line says so already
     assert fold(view, Notice("LoRA offset: 213 of 213 modules matched."), 0.0, tmp_path) == view
     told = fold(view, Notice("LoRA offset: 21 of 213 modules matched."), 0.0, tmp_path)
     assert told.notice == "LoRA offset: 21 of 213 modules matched."
