@@ -21,7 +21,15 @@ from torch import Tensor
 
 from fooocus.errors import IncompatibleLora
 from fooocus.families.records import Blueprint
-from fooocus.loading.lora_deltas import Shape, add_delta, delta_size, magnitude_fits, method_of
+from fooocus.loading.lora_deltas import (
+    Shape,
+    add_delta,
+    delta_size,
+    is_plain,
+    magnitude_fits,
+    method_of,
+    row_blocks,
+)
 from fooocus.loading.lora_file import Lora, read_lora
 from fooocus.loading.lora_names import locate, module_table
 from fooocus.loading.network import Network
@@ -62,6 +70,11 @@ class _Addition:
     module: str
     part: str  # a method of lora_deltas, or one of _BIAS_PARTS
     weight: float
+
+    @property
+    def plain(self) -> bool:
+        """Whether each row of the parameter can be added to by itself."""
+        return is_plain(self.part, self.lora.modules[self.module])
 
     @property
     def note(self) -> tuple[object, ...]:
@@ -320,14 +333,32 @@ def _patch(
     """Compute one parameter anew from its original."""
     current = network.module.get_parameter(parameter)
     original = network.original(parameter).to(on or current.device)
-    if over and parameter in network.patches:  # then it is a sum in memory of its own, and not the mapped file
-        if current.dtype == torch.float32 and current.device == original.device and current.is_contiguous():
-            _add(current.data.copy_(original), original, additions)
-        else:
-            current.data.copy_(_add(scratch.widen(original), original, additions))
-        return
-    total = _add(scratch.widen(original), original, additions)
-    network.put(parameter, total.to(current.device, current.dtype, copy=True))
+    # What was patched before is a sum in memory of its own, and not the mapped file.
+    over = over and parameter in network.patches and current.is_contiguous()
+    target = current.data if over else torch.empty_like(current, memory_format=torch.contiguous_format)
+    if target.device == original.device and all(addition.plain for addition in additions):
+        _add_in_rows(target, original, additions, scratch)
+    else:
+        target.copy_(_add(scratch.widen(original), original, additions))
+    if not over:
+        network.put(parameter, target)
+
+
+def _add_in_rows(target: Tensor, original: Tensor, additions: Sequence[_Addition], scratch: _Scratch) -> None:
+    """Write ``original`` and all that is added to it into ``target``, one block of rows after the other."""
+    factors = []
+    for addition in additions:
+        parts = addition.lora.tensors(addition.module, target.device)
+        alpha = addition.weight * addition.lora.scale(addition.module, addition.part)
+        factors.append((parts["up"].flatten(1), parts["down"].flatten(1), alpha))
+    source, matrix = original.flatten(1), target.view(target.shape[0], -1)
+    for rows in row_blocks(matrix):
+        exact = matrix.dtype == torch.float32
+        total = matrix[rows].copy_(source[rows]) if exact else scratch.widen(source[rows])
+        for up, down, alpha in factors:
+            total.addmm_(up[rows], down, alpha=alpha)
+        if not exact:
+            matrix[rows].copy_(total)
 
 
 def _add(total: Tensor, original: Tensor, additions: Sequence[_Addition]) -> Tensor:

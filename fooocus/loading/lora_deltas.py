@@ -31,6 +31,7 @@ _METHODS: dict[str, tuple[frozenset[str], ...]] = {
 }
 # Parts that may stand beside any method.
 _BESIDE = frozenset({"alpha", "dora_scale", "magnitude", "diff_b", "b_norm"})
+_BLOCK = 1 << 19  # numbers in a block of rows: 2 MiB in float32
 _OPTIONAL = {
     "lora": frozenset({"mid"}),
     "loha": frozenset({"hada_t1", "hada_t2"}),
@@ -94,10 +95,28 @@ def add_delta(
         exact = original.to(torch.float32)
         adapted = exact + scale * _delta(method, parts, exact.shape)
         total.add_(_with_norms(adapted, magnitude, on_input=on_input) - exact, alpha=weight)
-    elif method == "lora" and "mid" not in parts:
-        total.view(total.shape[0], -1).addmm_(parts["up"].flatten(1), parts["down"].flatten(1), alpha=weight * scale)
+    elif is_plain(method, parts):
+        up, down, matrix = parts["up"].flatten(1), parts["down"].flatten(1), total.view(total.shape[0], -1)
+        for rows in row_blocks(matrix):
+            matrix[rows].addmm_(up[rows], down, alpha=weight * scale)
     else:
         total.add_(_delta(method, parts, total.shape), alpha=weight * scale)
+
+
+def is_plain(method: str, parts: Collection[str]) -> bool:
+    """Say whether a delta is up times down and nothing else, so that each of its rows can be added by itself."""
+    return method == "lora" and not {"mid", "dora_scale", "magnitude"} & set(parts)
+
+
+def row_blocks(matrix: Tensor) -> list[slice]:
+    """Return the rows of a matrix in blocks that stay in a processor's cache while several things are done to them.
+
+    Wherever rows are added to, it is in these blocks: a product's last bits may depend on how many rows it has.
+    """
+    if matrix.device.type != "cpu":
+        return [slice(None)]
+    height = max(1, _BLOCK // max(1, matrix[0].numel()))
+    return [slice(begin, begin + height) for begin in range(0, matrix.shape[0], height)]
 
 
 def rank_of(method: str, shapes: Mapping[str, Shape]) -> int | None:

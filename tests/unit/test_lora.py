@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fooocus.errors import IncompatibleLora, ModelError, UnreadableModel
 from fooocus.loading.checkpoint import open_checkpoint
-from fooocus.loading.lora import Lora, LoraReport, apply_loras, read_lora
+from fooocus.loading.lora import Lora, LoraReport, apply_loras, lora_sums, lora_targets, read_lora
 from fooocus.loading.network import Network
 from tests.tiny import BASE, LORA, REFINER, tiny_folder
 
@@ -139,6 +139,29 @@ def test_another_weight_is_written_over_the_sum_before(three: list[Lora], dtype:
     exact = {(kind, name): networks[kind].original(name) for kind, name in WEIGHTS.values()}
     assert_same(touchable(networks), {place: value.to(dtype or value.dtype) for place, value in exact.items()})
     assert hashlib.sha256((tiny_folder() / BASE).read_bytes()).digest() == before
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_sums_in_blocks_of_rows_are_the_same_however_they_are_made(
+    three: list[Lora], dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for large matrices: several blocks, the last one shorter; alone, over another sum, beside a DoRA, as used."""
+    whole, networks = load(dtype), load(dtype)
+    apply_loras(whole, [(three[0], 0.7)])
+    expected = touchable(whole)
+    monkeypatch.setattr("fooocus.loading.lora_deltas._BLOCK", 700)
+    apply_loras(networks, [(three[0], 0.2)])
+    apply_loras(networks, [(three[0], 0.7)], over=True)
+    found = touchable(networks)
+    assert all((found[place] - value).norm() <= 1e-3 * value.norm() for place, value in expected.items())
+    again = load(dtype)
+    apply_loras(again, [(three[0], 0.7)])
+    assert_same(touchable(again), found)
+    checkpoint = open_checkpoint(tiny_folder() / BASE)
+    targets = lora_targets(checkpoint.architecture.blueprints.values(), checkpoint.file.header.shapes)
+    sums = lora_sums("unet", [(three[0], 0.7)], targets)
+    kind, name = WEIGHTS[CONV_IN]
+    assert torch.equal(sums[name](networks[kind].original(name)).to(found[kind, name].dtype), found[kind, name])
 
 
 def test_the_empty_list_restores_everything(networks: dict[str, Network], three: list[Lora]) -> None:
