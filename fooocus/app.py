@@ -60,7 +60,8 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
         worker = Jobs(store, worker_command(config, defaults), environment, config.data / "worker.log", prepare=begin)
         jobs = stack.enter_context(closing(worker))
         models.begin()
-        # The worker is loading its libraries by now; the page's own import takes seconds and comes after it.
+        # The worker is loading its libraries by now; the page's own import, seconds where it has not been compiled yet,
+        # comes after it.
         from fooocus.ui.server import serve
 
         def told(address: str) -> None:

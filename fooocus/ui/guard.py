@@ -1,9 +1,9 @@
 """The door of the page: one ASGI layer in front of every route.
 
 A page on localhost is reachable for every other page that is open in the same browser, and for every device when it
-listens to the network. Gradio checks neither ``Host`` nor ``Origin``, so this layer does, before anything else runs:
+listens to the network. So this layer looks at who asks for what, before anything else runs:
 
-- only the routes the page itself needs exist (Gradio brings some sixty: files, uploads, proxies, ...);
+- only the routes the page itself needs exist;
 - ``Host`` must be one of our names with our port (a rebound domain has another);
 - ``Origin``, where a browser sends it, must be this very page; without it a cross-site request may only read;
 - with a password, every route asks for it, and guessing is slow;
