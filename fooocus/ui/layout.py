@@ -155,6 +155,7 @@ class Layout:
             boxes["problem"] = _html("", "problem")
             boxes["hint"] = _html("", "hint")
             _html(views.EDITS, "edits")
+            _html(views.AWAY, "away")
             boxes["restored"] = _html("", "restored")
             with gr.Row(elem_id="foot"):
                 boxes["advanced"] = gr.Checkbox(False, label="Advanced", container=False, elem_id="advanced-switch")

@@ -25,6 +25,11 @@ EDITS = (
     "<p>Generate puts this in the place of the waiting job.</p>"
     '<button type="button" data-queue="keep">Keep both</button>'
 )
+# Shown while the program does not answer; queue.js, which asks it all the time, knows.
+AWAY = (
+    '<p class="problem" role="alert"><b>The program does not answer.</b> '
+    "Look whether its window is still open; this page goes on by itself when it is back.</p>"
+)
 # What the miniature knows how to draw; page.css shows these where it stands in for the real models.
 MINIATURE_EXAMPLES = (
     "A red circle on a blue background",

@@ -104,6 +104,7 @@ def test_styles_are_searched_weighed_ordered_and_shown_in_the_prompt(server: Pag
     visitor.shoot("1440-light-styles")
     page.wait_for_function(_KEPT_LOVED, arg="film noir")
     phone = visit(server.url, storage_state={"cookies": visitor.context.cookies(), "origins": []})
+    assert phone.page.input_value("#field-prompt textarea") == "a red fox"
     phone.page.get_by_role("tab", name="Styles").click()
     phone.page.wait_for_selector('fooocus-cards h3:has-text("Favourites")')
     assert phone.page.get_by_role("button", name="Favourite: Film noir").get_attribute("aria-pressed") == "true"

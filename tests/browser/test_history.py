@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fooocus.request import LoraUse
 from tests.browser.conftest import PageServer, StartPage, Visit, Visitor
 from tests.pictures import Maker, recipe
 
+DATA = Path(__file__).resolve().parents[1] / "data"
 MANY = 5000
 DAYS = 25
 MAKER = Maker()
@@ -192,6 +197,16 @@ def drop(page: Any, name: str, data: bytes) -> None:
     )
 
 
+def with_texts(texts: dict[str, str]) -> bytes:
+    """Return a small PNG that carries texts as another program writes them."""
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
 def paste(page: Any, text: str) -> None:
     page.evaluate(
         """text => {
@@ -224,6 +239,12 @@ def test_dropped_pictures_and_pasted_texts_show_a_card_and_nothing_happens_by_it
     page.wait_for_selector('.said[role=alert]:has-text("No settings were found in it.")')
     drop(page, "no.png", b"<html>no</html>")
     page.wait_for_selector('.said:has-text("no PNG, JPEG or WebP picture")')
+    for program in ("fooocus", "a1111"):
+        foreign = json.loads((DATA / f"foreign_{program}.json").read_text(encoding="utf-8"))[0]
+        drop(page, f"{program}.png", with_texts(foreign["texts"]))
+        page.wait_for_selector(f'dialog.card[open] .prompt:text-is("{foreign["expect"]["prompt"]}")')
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog.card", state="detached")
     paste(page, "just a prompt, nothing else")
     paste(page, BLOCK)
     page.wait_for_selector("dialog.card[open]")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fooocus.ui.files import STATIC
-from tests.browser.conftest import FAKES, PageServer, StartPage, Visit, Visitor, restart
+from tests.browser.conftest import FAKES, PageServer, StartPage, Visit, Visitor, end, restart
 
 PASSWORD = "open sesame"
 KEY = {"username": "any", "password": PASSWORD}
@@ -351,7 +351,13 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     before = len(mortal.pictures())
     visitor.generate("slow through the crash")
     visitor.wait_step(3)
+    end(mortal)
+    visitor.page.wait_for_selector("#away", state="visible")
+    assert "this page goes on by itself" in visitor.page.inner_text("#away")
+    assert visitor.page.locator(".toast-body:visible").count() == 0
+    visitor.shoot("1440-light-away")
     restart(mortal)
+    visitor.page.wait_for_selector("#away", state="hidden")
     visitor.wait_phase("finished", 30)
     assert visitor.page.title() == "Done – slow through the crash"
     assert len(mortal.pictures()) == before + 1

@@ -26,6 +26,9 @@
   let known = { held: false, jobs: [], others: 0 };
   let asked = 0; // orders and looks by number: a late answer never overwrites a later one
   let shownAnswer = 0;
+  let leaving = false; // what a page that is being left asks fails too
+  addEventListener("pagehide", () => { leaving = true; });
+  addEventListener("pageshow", () => { leaving = false; });
   let ordered = 0; // the last order: until it is answered, others tell of a queue that is no more
   const ask = async (body) => {
     const number = ++asked;
@@ -35,7 +38,9 @@
     try {
       answer = await fetch("/queue", body ? order : {});
       told = await answer.json();
+      document.body.classList.remove("away");
     } catch {
+      if (!leaving) document.body.classList.add("away");
       if (body) say("The program does not answer. Look whether its window is still open, then try again.");
       if (ordered === number) ordered = 0;
       return null;
@@ -313,11 +318,14 @@
     if (!document.hidden) await ask();
     const opened = panel && !panel.node.hidden;
     clearTimeout(next);
-    next = setTimeout(look, (opened ? OPEN_SECONDS : CLOSED_SECONDS) * 1000);
+    const soon = opened || document.body.classList.contains("away");
+    next = setTimeout(look, (soon ? OPEN_SECONDS : CLOSED_SECONDS) * 1000);
   };
   // The stage is told at once what happens to its job, so a change there is worth a look.
-  let was = "";
+  let was = "", warned = null;
   new MutationObserver(() => {
+    const warning = document.querySelector(".toast-body"); // perhaps that there is no connection any more
+    if (warning !== warned) { warned = warning; if (warning) look(); }
     if (opener() && !opener().hasAttribute("aria-expanded")) show(); // it has just been drawn
     const now = `${stage()?.dataset.job} ${stage()?.dataset.phase} ${stage()?.dataset.waiting}`;
     if (now === was) return;
