@@ -261,4 +261,4 @@ def status(phase: str, reason: str) -> str:
             words = f"The engine does not start. {reason}"
         case _:
             return ""
-    return f'<p class="worker {escape(phase)}" role="status">{escape(words)}</p>'
+    return f'<p class="worker {escape(phase)}" role="status" title="{escape(words)}">{escape(words)}</p>'

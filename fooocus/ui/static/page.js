@@ -81,6 +81,13 @@
     }
   };
 
+  // A frame that does not come, because the program has gone, leaves an empty paper and no sign of something broken.
+  for (const event of ["error", "load"]) {
+    addEventListener(event, ({ target }) => {
+      if (target.matches?.("#stage .frame.forming img")) target.classList.toggle("lost", event === "error");
+    }, true);
+  }
+
   const show = (button) => {
     if (stage().dataset.phase === "running") {
       const again = picked.job === stage().dataset.job && picked.url === button.dataset.url;
