@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fooocus.config import Config
 from fooocus.errors import BrokenPicture, DeviceOutOfMemory
 from fooocus.loading import memory as memory_module
+from fooocus.loading.checkpoint import open_checkpoint
 from fooocus.loading.device import choose_device, is_out_of_memory
 from fooocus.loading.limits import Limits
 from fooocus.loading.memory import Memory
+from fooocus.loading.needs import network_need, together
 from fooocus.memory.need import sdxl_need
 from fooocus.memory.plan import GIB, Space, Steps, make_plan
 from fooocus.memory.words import sentence
@@ -366,6 +369,32 @@ def test_a_preview_without_room_for_its_colours_changes_no_plan(
     engine._mixes.clear()
     with pytest.raises(ZeroDivisionError):
         engine.render(recipe)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_files_that_mix_number_formats_are_counted_tensor_by_tensor(
+    tiny: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """As some merges are stored: attention of the text in float32, everything else in half precision."""
+    mixed = {
+        name: tensor.float() if ".attn2." in name else tensor
+        for name, tensor in load_file(tiny / "tiny_base.safetensors").items()
+    }
+    save_file(mixed, tmp_path / "mixed.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "mixed.safetensors")
+    blueprint = checkpoint.architecture.blueprints["unet"]
+    told = network_need(blueprint, checkpoint.file, dtype)
+    stored = {name: mixed[source.key] for name, source in blueprint.sources.items()}
+    resting = {name: tensor.numel() * min(tensor.element_size(), dtype.itemsize) for name, tensor in stored.items()}
+    once = [name for name in stored if ".attn2.to_k." in name or ".attn2.to_v." in name]
+    assert told.count == sum(tensor.numel() for tensor in stored.values())
+    assert told.resting_bytes == sum(resting.values())
+    assert told.travel_bytes == told.resting_bytes - sum(resting[name] for name in once)
+    assert told.copied == sum(tensor.numel() for tensor in stored.values() if tensor.dtype != dtype)
+    narrow = [tensor.numel() for tensor in stored.values() if tensor.element_size() < dtype.itemsize]
+    assert told.widened == max(narrow, default=0)
+    both = together([told, told])
+    assert (both.resting_bytes, both.copied_bytes) == (2 * told.resting_bytes, 2 * told.copied_bytes)
 
 
 def test_files_that_are_no_longer_wanted_are_let_go(tiny: Path) -> None:
