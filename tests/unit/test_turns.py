@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,11 @@ FOR_ONE_ALONE = 212_000_000  # a UNet and its work, but not the VAE's beside it
 COUNTER = itertools.count()
 
 
-@pytest.fixture
-def small_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeCard, "total_bytes", lambda self: 0)  # the driver takes nothing here
+@pytest.fixture(scope="module", autouse=True)
+def small_card() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeCard, "total_bytes", lambda self: 0)  # the driver takes nothing here
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +62,21 @@ def request_(tiny: Path) -> Request:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, request_: Request) -> dict[int, bytes]:
-    """The pictures made one after the other, where everything fits."""
-    return made(Machine(tmp_path_factory.mktemp("expected"), 64 * GIB).run(request_))
+def one_by_one(tmp_path_factory: pytest.TempPathFactory, request_: Request) -> list[Event]:
+    """What is told where everything fits."""
+    return Machine(tmp_path_factory.mktemp("expected"), 64 * GIB).run(request_)
+
+
+@pytest.fixture(scope="module")
+def expected(one_by_one: list[Event]) -> dict[int, bytes]:
+    """The pictures made one after the other."""
+    return made(one_by_one)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """One for most tests: opening the miniatures takes longer than drawing with them."""
+    return Machine(tmp_path_factory.mktemp("one"), FOR_ONE)
 
 
 class Machine:
@@ -134,7 +148,6 @@ def test_each_network_comes_once(
     tmp_path: Path,
     request_: Request,
     expected: dict[int, bytes],
-    small_card: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine = Machine(tmp_path, FOR_ONE)
@@ -154,7 +167,7 @@ def test_each_network_comes_once(
 
 
 def test_where_pixels_need_the_networks_room_they_are_made_last(
-    tmp_path: Path, request_: Request, expected: dict[int, bytes], small_card: None
+    tmp_path: Path, request_: Request, expected: dict[int, bytes]
 ) -> None:
     machine = Machine(tmp_path, FOR_ONE_ALONE)
     told = machine.run(request_)
@@ -172,9 +185,8 @@ def test_where_pixels_need_the_networks_room_they_are_made_last(
 _USUAL = {(FOR_ONE, (2, 0)), (FOR_ONE, (1, 3)), (FOR_ONE_ALONE, (2, 4))}
 
 
-def test_where_everything_fits_pictures_are_made_one_after_the_other(tmp_path: Path, request_: Request) -> None:
-    machine = Machine(tmp_path, 64 * GIB)
-    assert steps(machine.run(request_)) == [(p, s) for p in range(1, PICTURES + 1) for s in range(1, STEPS + 1)]
+def test_where_everything_fits_pictures_are_made_one_after_the_other(one_by_one: list[Event]) -> None:
+    assert steps(one_by_one) == [(p, s) for p in range(1, PICTURES + 1) for s in range(1, STEPS + 1)]
 
 
 @pytest.mark.parametrize(
@@ -187,14 +199,14 @@ def test_where_everything_fits_pictures_are_made_one_after_the_other(tmp_path: P
 )
 def test_a_pause_anywhere_loses_no_step(
     tmp_path: Path,
+    machine: Machine,
     request_: Request,
     expected: dict[int, bytes],
-    small_card: None,
     card_bytes: int,
     picture: int,
     step: int,
 ) -> None:
-    machine = Machine(tmp_path, card_bytes)
+    machine = machine if card_bytes == FOR_ONE else Machine(tmp_path, card_bytes)
     first = machine.run(request_, at(picture, step, "pause"))
     assert isinstance(first[-1], Paused)
     assert machine.card.account.used_bytes == 0
@@ -207,16 +219,15 @@ def test_a_pause_anywhere_loses_no_step(
 
 
 def test_a_second_pause_keeps_what_the_first_one_kept(
-    tmp_path: Path, request_: Request, expected: dict[int, bytes], small_card: None
+    machine: Machine, request_: Request, expected: dict[int, bytes]
 ) -> None:
-    machine = Machine(tmp_path, FOR_ONE)
     first = machine.run(request_, at(2, 1, "pause"))
     item = resumed(machine.item, first)
     assert item.paused is not None and item.paused.kept == ((1, 2), (2, 1))
     second = machine.go_on(item, at(3, 0, "pause"))
     item = resumed(item, second)
     assert item.paused is not None and item.paused.kept == ((1, 2), (2, 2)) and item.paused.step == 0
-    assert sorted(read_paused(paused_file(tmp_path, item.id), item.id)) == [1, 2]
+    assert sorted(read_paused(paused_file(machine.folder, item.id), item.id)) == [1, 2]
     third = machine.go_on(WorkItem.from_json(item.to_json()))  # as it comes through the pipe
     assert made(third) == expected
     assert len(steps(first)) + len(steps(second)) + len(steps(third)) == PICTURES * STEPS
@@ -224,15 +235,13 @@ def test_a_second_pause_keeps_what_the_first_one_kept(
 
 @pytest.mark.parametrize(("picture", "step", "saved"), [(2, 1, []), (2, 3, [1])])
 def test_stop_keeps_what_is_saved(
-    tmp_path: Path,
+    machine: Machine,
     request_: Request,
     expected: dict[int, bytes],
-    small_card: None,
     picture: int,
     step: int,
     saved: list[int],
 ) -> None:
-    machine = Machine(tmp_path, FOR_ONE)
     told = machine.run(request_, at(picture, step, "stop"))
     assert isinstance(told[-1], Cancelled) and steps(told)[-1] == (picture, step)
     assert made(told) == {number: expected[number] for number in saved}
@@ -240,10 +249,9 @@ def test_stop_keeps_what_is_saved(
 
 
 def test_a_second_attempt_makes_what_the_first_one_had_not_saved(
-    tmp_path: Path, request_: Request, expected: dict[int, bytes], small_card: None
+    machine: Machine, request_: Request, expected: dict[int, bytes]
 ) -> None:
     """The first attempt dies in the refiner's part, with one picture saved and one that nobody was told of."""
-    machine = Machine(tmp_path, FOR_ONE)
     first = made(machine.run(request_, at(3, 3, "stop")))
     assert sorted(first) == [1, 2]
     told_of = [event for event in machine.told if isinstance(event, Saved) and event.picture == 1]
@@ -254,14 +262,12 @@ def test_a_second_attempt_makes_what_the_first_one_had_not_saved(
 
 @pytest.mark.parametrize(("picture", "step"), [(2, 1), (1, 3)])
 def test_a_skipped_picture_is_left_out_of_both_parts(
-    tmp_path: Path,
+    machine: Machine,
     request_: Request,
     expected: dict[int, bytes],
-    small_card: None,
     picture: int,
     step: int,
 ) -> None:
-    machine = Machine(tmp_path, FOR_ONE)
     told = machine.run(request_, at(picture, step, "skip"))
     assert [event.picture for event in told if isinstance(event, LeftOut)] == [picture]
     assert made(told) == {number: bits for number, bits in expected.items() if number != picture}
@@ -273,7 +279,6 @@ def test_a_plan_that_turns_out_too_large_in_between_loses_nothing(
     tmp_path: Path,
     request_: Request,
     expected: dict[int, bytes],
-    small_card: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine, original = Machine(tmp_path, FOR_ONE), engine_module.advance
@@ -293,20 +298,16 @@ def test_a_plan_that_turns_out_too_large_in_between_loses_nothing(
     assert made(told)[1] == expected[1] and made(told).keys() == expected.keys()
 
 
-def test_many_pictures_are_made_in_groups(
-    tmp_path: Path, request_: Request, small_card: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_pictures_are_made_in_groups(machine: Machine, request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_module, "TOGETHER", 2)
-    machine = Machine(tmp_path, FOR_ONE)
     told = machine.run(dataclasses.replace(request_, count=5))
     assert [event.picture for event in told if isinstance(event, Saved)] == [1, 2, 3, 4, 5]
     pictures = [picture for picture, _ in itertools.groupby(picture for picture, _ in steps(told))]
     assert pictures == [1, 2, 1, 2, 3, 4, 3, 4, 5], "the last one is alone"
 
 
-def test_the_parts_of_a_picture_are_its_steps(request_: Request, small_card: None, tmp_path: Path) -> None:
+def test_the_parts_of_a_picture_are_its_steps(request_: Request, machine: Machine) -> None:
     """What waits between the parts is on the CPU and small, whatever the card is."""
-    machine = Machine(tmp_path, FOR_ONE)
     (recipe, *_) = machine.engine.plan(request_)
     assert machine.engine.parts(recipe) == ("base",), "the pixels' room is there beside the refiner"
     state = machine.engine.part(recipe, "base")
@@ -349,11 +350,10 @@ def test_nothing_is_apart_where_nothing_would_be_spared() -> None:
     assert not base_apart(make_plan(Space(False, 0, None, 24 * GIB, 12 * GIB), sdxl_need())), "no copies, no room"
 
 
-def test_memory_and_limits_are_those_of_one_picture(tmp_path: Path, request_: Request, small_card: None) -> None:
+def test_memory_and_limits_are_those_of_one_picture(machine: Machine, request_: Request) -> None:
     """Parts ask for no more than whole pictures: nothing steps down, nothing is remembered as too much."""
-    machine = Machine(tmp_path, FOR_ONE)
     machine.run(request_)
     assert isinstance(machine.memory, Memory) and machine.memory.plan is not None
     assert machine.memory.plan.steps == Steps()
     assert machine.card.account.peak_bytes <= FOR_ONE
-    assert Limits(tmp_path / "memory.json")._entries == {}
+    assert Limits(machine.folder / "memory.json")._entries == {}
