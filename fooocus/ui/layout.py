@@ -214,6 +214,7 @@ class Layout:
         """Join what happens in the browser alone."""
         boxes = self._boxes
         boxes["tab"].change(None, boxes["tab"], None, js="ids => { sessionStorage.setItem('fooocus.jobs', ids) }")
+        boxes["replaces"].change(None, None, None, js="() => { window.fooocusQueue?.look() }")
         switch = "on => { document.body.classList.toggle('advanced', on) }"
         boxes["advanced"].change(None, boxes["advanced"], None, js=switch)
         names = (*CONTROLS, "advanced", "loved", "meanwhile")

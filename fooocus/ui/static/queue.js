@@ -356,5 +356,6 @@
     event.stopImmediatePropagation();
     close();
   }, true);
+  window.fooocusQueue = { look };
   look();
 })();
