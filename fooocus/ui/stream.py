@@ -13,7 +13,7 @@ import dataclasses
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -308,23 +308,21 @@ class Watcher:
 
         One that rests is shown while no other runs; when none is active, the last one is shown.
         """
-        shown: set[str] = set()
         job = await anyio.to_thread.run_sync(self._first, ids, owner)
         while job is not None:
             async for view in self._follow(job, ids):
                 yield view
-            if not view.active:
-                shown.add(job.id)
-            job = await anyio.to_thread.run_sync(self._next, ids, owner, shown)
+            # One that ended longer ago may be among them again: a cancelled job can be taken back.
+            job = await anyio.to_thread.run_sync(self._next, ids, owner, "" if view.active else job.id)
             if not view.active and job is not None and job.state == "paused":
                 return  # what has just ended is worth more than a job that rests for longer
 
     def _first(self, ids: Sequence[str], owner: str) -> Job | None:
         return self._next(ids, owner) or next(iter(self.mine(ids, owner)[-1:]), None)
 
-    def _next(self, ids: Sequence[str], owner: str, but: Collection[str] = ()) -> Job | None:
+    def _next(self, ids: Sequence[str], owner: str, but: str = "") -> Job | None:
         """Return the active job that is shown first: what runs, or else waits, or else is paused."""
-        active = [job for job in self._jobs.jobs(owner, ACTIVE) if job.id in ids and job.id not in but]
+        active = [job for job in self._jobs.jobs(owner, ACTIVE) if job.id in ids and job.id != but]
         return min(active, key=lambda job: (_FIRST.index(job.state), job.position), default=None)
 
     async def _follow(self, job: Job, ids: Sequence[str]) -> AsyncIterator[View]:

@@ -189,12 +189,18 @@ def make(jobs: FakeJobs, owner: str, prompt: str) -> str:
 def test_watching_follows_active_jobs_in_turn_and_ends() -> None:
     jobs, previews = FakeJobs(), Previews()
     first, second = make(jobs, "me", "one"), make(jobs, "me", "two")
-    jobs.say(first, *picture(1, 1), Finished((), 1.0))
-    jobs.all[first] = dataclasses.replace(jobs.all[first], state="running")  # it ends while it is watched
-    jobs.say(second, *picture(1, 1), Finished((), 1.0))
-    jobs.all[second] = dataclasses.replace(jobs.all[second], state="waiting")
-    views = collect(Watcher(jobs, previews, OUTPUTS), [first, second])  # type: ignore[arg-type]
-    assert [(view.job, view.phase) for view in views] == [(first, "finished"), (second, "finished")]
+    watcher = Watcher(jobs, previews, OUTPUTS)  # type: ignore[arg-type]
+
+    async def follow() -> list[tuple[str, str]]:
+        told = []
+        async for view in watcher.watch([first, second], "me"):
+            told.append((view.job, view.phase))
+            if view.phase == "waiting":
+                jobs.say(view.job, *picture(1, 1), Finished((), 1.0))
+        return told
+
+    told = asyncio.run(asyncio.wait_for(follow(), 10))
+    assert told == [(id, phase) for id in (first, second) for phase in ("waiting", "finished")]
     assert previews.get(first) == b"jpeg"
 
 
@@ -218,6 +224,33 @@ def test_a_paused_job_steps_back_for_one_that_runs() -> None:
     views = asyncio.run(asyncio.wait_for(follow(), 10))
     assert [(view.job, view.phase) for view in views] == [(rests, "paused"), (runs, "running"), (runs, "finished")]
     assert (views[0].step, views[0].steps, views[0].active) == (12, 30, True)
+
+
+def test_a_job_that_was_cancelled_and_taken_back_is_shown_when_it_runs() -> None:
+    jobs = FakeJobs()
+    first, second = make(jobs, "me", "one"), make(jobs, "me", "two")
+    watcher = Watcher(jobs, Previews(), OUTPUTS)  # type: ignore[arg-type]
+    told: list[tuple[str, str]] = []
+
+    async def follow() -> None:
+        async for view in watcher.watch([first, second], "me"):
+            told.append((view.job, view.phase))
+            assert len(told) < 20, "it goes round and round"
+            match told[-1], len(told):
+                case (id, "waiting"), 1 if id == first:
+                    jobs.say(first, Cancelled())
+                case (id, "waiting"), _ if id == second and jobs.job(first).state == "cancelled":
+                    jobs.said[first].clear()
+                    jobs.say(first, Stage("sampling", 1, 1))
+                case (id, "running"), _ if id == first:
+                    jobs.say(first, Finished((), 1.0))
+                case (id, "waiting"), _ if id == second and jobs.job(first).state == "finished":
+                    jobs.say(second, Finished((), 1.0))
+
+    asyncio.run(asyncio.wait_for(follow(), 10))
+    shown = [(first, "waiting"), (first, "cancelled"), (second, "waiting"), (first, "running"), (first, "finished")]
+    assert told[: len(shown)] == shown
+    assert told[-1] == (second, "finished")
 
 
 def test_who_begins_to_look_at_a_job_is_told_at_once_how_fast_it_goes() -> None:
