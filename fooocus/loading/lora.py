@@ -49,6 +49,7 @@ __all__ = [
 
 _PATCHABLE = ("unet", "text_l", "text_g")
 _BIAS_PARTS = ("diff_b", "b_norm")
+_UNFINISHED = ("unfinished",)  # the note of a sum that is being written over: equal to none, should it fail half-way
 _MATCHES = 32  # LoRA files whose places in a checkpoint are kept
 
 
@@ -336,6 +337,8 @@ def _patch(
     # What was patched before is a sum in memory of its own, and not the mapped file.
     over = over and parameter in network.patches and current.is_contiguous()
     target = current.data if over else torch.empty_like(current, memory_format=torch.contiguous_format)
+    if over:
+        network.patches[parameter] = _UNFINISHED
     if target.device == original.device and all(addition.plain for addition in additions):
         _add_in_rows(target, original, additions, scratch)
     else:
@@ -351,7 +354,7 @@ def _add_in_rows(target: Tensor, original: Tensor, additions: Sequence[_Addition
         parts = addition.lora.tensors(addition.module, target.device)
         alpha = addition.weight * addition.lora.scale(addition.module, addition.part)
         factors.append((parts["up"].flatten(1), parts["down"].flatten(1), alpha))
-    source, matrix = original.flatten(1), target.view(target.shape[0], -1)
+    source, matrix = (tensor.reshape(tensor.shape[0], -1) for tensor in (original, target))  # a norm's has one axis
     for rows in row_blocks(matrix):
         exact = matrix.dtype == torch.float32
         total = matrix[rows].copy_(source[rows]) if exact else scratch.widen(source[rows])

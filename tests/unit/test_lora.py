@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,6 +140,40 @@ def test_another_weight_is_written_over_the_sum_before(three: list[Lora], dtype:
     exact = {(kind, name): networks[kind].original(name) for kind, name in WEIGHTS.values()}
     assert_same(touchable(networks), {place: value.to(dtype or value.dtype) for place, value in exact.items()})
     assert hashlib.sha256((tiny_folder() / BASE).read_bytes()).digest() == before
+
+
+def test_a_sum_that_fails_half_way_is_no_sum(three: list[Lora], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may run out between two blocks of rows; whatever comes next begins from the file again."""
+    networks, fresh = load(torch.float32), load(torch.float32)
+    for one in (networks, fresh):
+        apply_loras(one, [(three[0], 0.5)])
+    monkeypatch.setattr("fooocus.loading.lora_deltas._BLOCK", 700)
+    whole = Tensor.addmm_
+    left = iter([True, True])
+
+    def full(self: Tensor, *given: Any, **more: Any) -> Tensor:
+        if next(left, None) is None:
+            raise MemoryError
+        return whole(self, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "addmm_", full)
+        with pytest.raises(MemoryError):
+            apply_loras(networks, [(three[0], 0.9)], over=True)
+    monkeypatch.undo()
+    apply_loras(networks, [(three[0], 0.5)], over=True)
+    assert_same(touchable(networks), touchable(fresh))
+
+
+def test_a_low_rank_sum_to_a_parameter_of_one_axis(networks: dict[str, Network], tmp_path: Path) -> None:
+    """Some trainers write even what is added to a norm as up times down."""
+    tensors = {"lora_unet_out_0.lora_up.weight": random(32, 1), "lora_unet_out_0.lora_down.weight": random(1, 1)}
+    apply_loras(networks, [(write(tmp_path / "norm.safetensors", tensors), 0.5)])
+    up, down = (tensors[f"lora_unet_out_0.lora_{part}.weight"] for part in ("up", "down"))
+    network = networks["unet"]
+    (name,) = network.patches
+    expected = network.original(name).float() + 0.5 * (up.float() @ down.float()).flatten()
+    assert torch.allclose(network.module.get_parameter(name).float(), expected, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32])
