@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -12,6 +13,8 @@ from pathlib import Path
 from fooocus.prompt.presets import Presets, load_presets
 from fooocus.prompt.styles import Styles, load_styles
 from fooocus.prompt.wildcards import WordLists, load_word_lists
+
+_LISTS, _PRESETS = "wildcards", "presets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,9 @@ def load_stock(folder: Path) -> Stock:
 
 def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
     """Yield path, time and size of every file in a folder and below."""
-    for parent, folders, names in os.walk(folder):
+    # A walk enters no links but the one it begins at, and word lists or presets are shared with other programs so.
+    linked = (folder / name for name in (_LISTS, _PRESETS) if (folder / name).is_symlink())
+    for parent, folders, names in itertools.chain(*map(os.walk, (folder, *linked))):
         folders.sort()
         for name in sorted(names):
             path = os.path.join(parent, name)
@@ -49,4 +54,4 @@ def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
 
 @lru_cache(maxsize=2)
 def _load(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> Stock:
-    return Stock(load_styles(folder), load_word_lists(folder / "wildcards"), load_presets(folder / "presets"))
+    return Stock(load_styles(folder), load_word_lists(folder / _LISTS), load_presets(folder / _PRESETS))

@@ -100,6 +100,23 @@ def test_the_library_is_the_whole_folder(tmp_path: Path) -> None:
     assert load_stock(tmp_path / "nowhere") == Stock()
 
 
+def test_linked_folders_are_read_again_as_well(tmp_path: Path) -> None:
+    """Word lists and presets that several programs share."""
+    styles, shared = tmp_path / "styles", tmp_path / "shared"
+    for folder in (styles, shared):
+        folder.mkdir()
+    try:
+        for name in ("wildcards", "presets"):
+            (styles / name).symlink_to(shared, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system lets not everybody make links")
+    assert load_stock(styles) == Stock()
+    (shared / "colour.txt").write_text("red\n")
+    (shared / "mine.json").write_text('{"about": "Mine", "request": {"steps": 12}}')
+    stock = load_stock(styles)
+    assert "colour" in stock.lists.names and "mine" in stock.presets.by_name
+
+
 def test_a_model_of_a_small_world_says_so() -> None:
     pocket = PRESETS.find("pocket")
     for known in ("a red circle", "two STARS, please", "(heart:1.2)", ""):
