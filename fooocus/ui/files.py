@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -127,7 +128,10 @@ class Files:
     def _file(self, file: Path, cache: str) -> Ready | None:
         """Return a file as it is now, nothing if there is none."""
         try:
-            changed = file.stat().st_mtime
+            found = file.stat()
+            if not stat.S_ISREG(found.st_mode):  # older Windows have devices in every folder: reading CON never ends
+                return None
+            changed = found.st_mtime
             kept = self._read.get(str(file))
             if kept is not None and kept[0] == changed:
                 return kept[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +24,7 @@ from fooocus.request import Request
 from fooocus.ui.actions import ACTIONS, CONTROLS
 from fooocus.ui.compiled import FOLDER, ORIGIN, Compiled, compiled, load
 from fooocus.ui.controls import initial
-from fooocus.ui.files import STATIC
+from fooocus.ui.files import STATIC, Files
 from fooocus.ui.page import Answer, Boxes, Update
 from fooocus.ui.protocol import Protocol
 from fooocus.ui.server import build_app
@@ -128,6 +129,23 @@ def test_what_a_browser_has_is_not_sent_again(client: TestClient) -> None:
     script = next(path for path in client.get("/").text.split('"') if path.startswith(("./assets/", "/assets/")))
     answer = client.get(script.removeprefix("."))
     assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there devices are in every folder, by names of their own")
+def test_a_device_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read keeps the whole page waiting, and some devices never end."""
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "CON").symlink_to(os.devnull)
+    (tmp_path / "static" / "file").write_text("x")
+    monkeypatch.setattr("fooocus.ui.files.frontend", lambda: tmp_path)
+
+    async def elsewhere(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    client = TestClient(Files(elsewhere, Compiled("", "", "", {}, 0), 1))
+    found = [client.get(f"/static/{name}").status_code for name in ("CON", "file")]
+    assert found == [404, 200]
 
 
 def test_bytes_are_compressed_for_those_who_understand_it(client: TestClient) -> None:
