@@ -25,7 +25,7 @@ from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import advance, noise_for, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, Sampler, State
-from fooocus.errors import DeviceOutOfMemory
+from fooocus.errors import DeviceOutOfMemory, ModelError
 from fooocus.events import StageName
 from fooocus.families import attention
 from fooocus.jobs.worker import Control, Emit, WorkItem
@@ -49,8 +49,10 @@ from fooocus.render.hashes import FileHashes
 from fooocus.render.interrupt import interruptible, marks_on
 from fooocus.render.job import TOGETHER, JobRun, Part, Rendered
 from fooocus.render.latents import check_latents, decode_surely
-from fooocus.render.preview import SMALL_VAE_CHANNELS, known_mix, measured_mix
+from fooocus.render.preview import SMALL_VAE_CHANNELS, jpeg, known_mix, measured_mix, preview_jpeg
 from fooocus.render.room import with_room
+from fooocus.render.small_decoder import FOLDER as SMALL_DECODERS
+from fooocus.render.small_decoder import SmallDecoder, find_small_decoder
 from fooocus.render.text import Encoder, encode_text
 from fooocus.render.watch import SILENT, Watch
 from fooocus.request import Recipe, Request
@@ -117,6 +119,7 @@ class Engine:
         self.previews = previews
         self.mix = known_mix()  # how the latents of the present model look
         self._mixes: dict[Path, Tensor] = {}
+        self._small: SmallDecoder | None = None
         fast = read_fast(config.fast)
         self._memory = memory or Memory(
             choose_device(config.device, config.dtype, short_numbers=fast.short_numbers),
@@ -148,7 +151,13 @@ class Engine:
 
     def leave_card(self) -> None:
         """Send every network home: the card is free for others."""
+        self._small = None
         self._memory.make_room()
+
+    def look(self, denoised: Tensor) -> bytes:
+        """Return unfinished latents (1, 4, h, w) as a small JPEG, for previews."""
+        picture = self._small.picture(denoised) if self._small else None
+        return preview_jpeg(denoised, self.mix) if picture is None else jpeg(picture)
 
     def warm(self, values: Mapping[str, Any]) -> None:
         """Do what can be done before the first request: ``values["request"]`` is what the page begins with.
@@ -230,6 +239,7 @@ class Engine:
         architecture = self._memory.architecture(files.base, "base")
         if self.previews:
             self.mix = self._mix(files)
+            self._small = self._small_decoder(files, plan, watch)
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
         sigmas = sigmas_for(sampler, recipe.schedule, recipe.steps, table)
         return _Way(files, sampler, sigmas, architecture.latent_scale, plan)
@@ -282,10 +292,9 @@ class Engine:
 
         Where there is no room for measuring, SDXL's way must do: a preview's colours are no reason to plan anew.
         """
-        architecture = self._memory.architecture(files.base, "base")
-        vae_inside = architecture.blueprints.get("vae") if files.vae is None else None
-        if vae_inside is None or vae_inside.config["block_out_channels"][0] > SMALL_VAE_CHANNELS:
+        if not self._has_small_vae(files):
             return known_mix()
+        architecture = self._memory.architecture(files.base, "base")
         if files.base not in self._mixes:
             try:
                 with self._memory.use_vae(files.base) as vae:
@@ -295,6 +304,29 @@ class Engine:
                     raise
                 return known_mix()
         return self._mixes[files.base]
+
+    def _has_small_vae(self, files: Files) -> bool:
+        """Say whether the VAE is a miniature's, which has latents of its own."""
+        inside = self._memory.architecture(files.base, "base").blueprints.get("vae") if files.vae is None else None
+        return inside is not None and inside.config["block_out_channels"][0] <= SMALL_VAE_CHANNELS
+
+    def _small_decoder(self, files: Files, plan: Plan, watch: Watch) -> SmallDecoder | None:
+        """Return the decoder for previews, where there is one and a card with room for it."""
+        if not self._device.apart or plan.base.way != "stays" or self._has_small_vae(files):
+            return None
+        file = find_small_decoder(
+            folder / SMALL_DECODERS for folder in (self.config.models, *self.config.extra_folders)
+        )
+        if file is None or (self._small is not None and self._small.file == file and self._small.has_room):
+            return self._small if file else None
+        try:
+            return SmallDecoder(file, self._device.device, self._device.dtype)
+        except ModelError as error:
+            watch.notice(f"{error.sentence} {error.remedy}")
+        except (DeviceOutOfMemory, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
 
     def _find(self, recipe: Recipe) -> Files:
         return Files(

@@ -28,7 +28,6 @@ from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.render.hashes import FileHashes
 from fooocus.render.latents import LatentsFile
 from fooocus.render.paused import Begun, UnusablePause, read_paused, write_paused
-from fooocus.render.preview import preview_jpeg
 from fooocus.render.watch import Skipped, Watch
 from fooocus.request import Recipe, Request
 
@@ -55,7 +54,6 @@ class Maker(Protocol):
 
     config: Config
     previews: bool
-    mix: Tensor
     hashes: FileHashes
 
     @property
@@ -73,6 +71,9 @@ class Maker(Protocol):
 
     def part(self, recipe: Recipe, part: Part, watch: Watch, begun: State | None, *, last: bool) -> State:
         """Do one part of a picture."""
+
+    def look(self, denoised: Tensor) -> bytes:
+        """Return unfinished latents as a small JPEG."""
 
     def leave_card(self) -> None:
         """Send every network home."""
@@ -199,10 +200,10 @@ class JobRun:
                 self._emit(Notice(str(error)))
                 state = None
         self._states.clear()
+        seen = None if state is None or state.denoised is None else self._engine.look(state.denoised)
         self._engine.leave_card()
         if state is None:
             return here
-        seen = None if state.denoised is None else preview_jpeg(state.denoised, self._engine.mix)
         return dataclasses.replace(here, step=state.step, steps=self._recipes[number - 1].steps, preview=seen)
 
     def _path(self, number: int) -> Path:
@@ -240,9 +241,7 @@ class JobRun:
         def step(state: State, steps: int) -> None:
             self._states[number] = state
             seen = state.denoised if self._engine.previews else None
-            self._emit(
-                Step(number, count, state.step, steps, None if seen is None else preview_jpeg(seen, self._engine.mix))
-            )
+            self._emit(Step(number, count, state.step, steps, None if seen is None else self._engine.look(seen)))
 
         def check() -> None:
             self._control.check()

@@ -43,9 +43,13 @@ def measured_mix(vae: nn.Module, latent_scale: float) -> Tensor:
 
 def preview_jpeg(denoised: Tensor, mix: Tensor) -> bytes:
     """Return a JPEG of latents (1, 4, h, w) in the network's scale; 512 px on the longer side, about 15 kB."""
-    rgb = torch.einsum("chw,cr->hwr", denoised[0].float().cpu(), mix[:4]) + mix[4]  # (4, h, w) -> (h, w, 3)
-    pixels = ((rgb + 1) * 127.5).nan_to_num(0).clamp(0, 255).to(torch.uint8)
-    image = Image.fromarray(pixels.numpy())
+    return jpeg(torch.einsum("chw,cr->rhw", denoised[0].float().cpu(), mix[:4]) + mix[4][:, None, None])
+
+
+def jpeg(picture: Tensor) -> bytes:
+    """Return a JPEG of a picture (3, h, w) from -1 to 1, any size; 512 px on the longer side."""
+    pixels = ((picture.permute(1, 2, 0) + 1) * 127.5).nan_to_num(0).clamp(0, 255).to(torch.uint8)  # (h, w, 3)
+    image = Image.fromarray(pixels.contiguous().numpy())
     scale = LONG_SIDE_PX / max(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
