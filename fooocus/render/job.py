@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fooocus.config import Config
 from fooocus.diffusion.state import State
-from fooocus.errors import PauseAsked, RequestError, StorageError
+from fooocus.errors import BrokenPicture, PauseAsked, RequestError, StorageError
 from fooocus.events import LeftOut, Notice, Paused, Saved, Stage, StageName, Step
 from fooocus.images.log import append_to_log
 from fooocus.images.metadata import Format, encode, fits, read_recipe, record, without_folders
@@ -118,12 +118,22 @@ class JobRun:
         return False
 
     def _make_all(self, numbers: Sequence[int]) -> None:
-        """Make some pictures: those parts of all of them first that are better done apart."""
+        """Make some pictures: those parts of all of them first that are better done apart.
+
+        Those before one that breaks are finished all the same, as if they had been made one after the other.
+        """
+        broken: BrokenPicture | None = None
         for part in self._parts(numbers[0]) if len(numbers) > 1 else ():
-            for number in numbers:
-                self._part(number, part, last=number == numbers[-1])
+            for place, number in enumerate(numbers):
+                try:
+                    self._part(number, part, last=number == numbers[-1])
+                except BrokenPicture as error:
+                    broken, numbers = error, numbers[:place]
+                    break
         for number in numbers:
             self._make(number)
+        if broken is not None:
+            raise broken
 
     def _parts(self, number: int) -> tuple[Part, ...]:
         """Say which parts are better done apart, by the first picture: the others have the same models and size."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fooocus.config import Config
 from fooocus.diffusion.state import State
-from fooocus.events import Cancelled, Event, Finished, LeftOut, Notice, Paused, Saved, Stage, Step
+from fooocus.events import Cancelled, Event, Failed, Finished, LeftOut, Notice, Paused, Saved, Stage, Step
 from fooocus.jobs.paused import paused_file
 from fooocus.jobs.worker import Control, WorkItem, perform
 from fooocus.loading.limits import Limits
@@ -27,7 +27,7 @@ from fooocus.render import engine as engine_module
 from fooocus.render import job as job_module
 from fooocus.render.engine import Engine
 from fooocus.render.paused import read_paused
-from fooocus.request import Request, Size
+from fooocus.request import Recipe, Request, Size
 from tests.fakes.fake_card import FakeCard, fake_card
 from tests.fakes.working_memory import Working
 
@@ -258,6 +258,21 @@ def test_a_second_attempt_makes_what_the_first_one_had_not_saved(
     told = machine.go_on(dataclasses.replace(machine.item, attempt=2, saved=tuple(told_of)))
     assert steps(told) == [(3, step) for step in range(1, STEPS + 1)]
     assert first | made(told) == expected and sorted(made(told)) == [2, 3]
+
+
+@pytest.mark.parametrize("step", [1, SWITCH + 1])
+def test_a_picture_that_breaks_costs_none_before_it(
+    machine: Machine, request_: Request, expected: dict[int, bytes], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    original = engine_module.check_latents
+
+    def check(x: Tensor, recipe: Recipe, done: int) -> None:
+        original(x * float("nan") if (recipe.seed, done) == (request_.seed + 1, step) else x, recipe, done)
+
+    monkeypatch.setattr(engine_module, "check_latents", check)
+    told = machine.run(request_)
+    assert made(told) == {1: expected[1]}
+    assert isinstance(told[-1], Failed) and f"broke in step {step} of {STEPS}" in told[-1].sentence
 
 
 @pytest.mark.parametrize(("picture", "step"), [(2, 1), (1, 3)])
