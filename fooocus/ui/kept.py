@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request as WebRequest
 from starlette.responses import JSONResponse, Response
 
+from fooocus.ui.body import read_body
 from fooocus.ui.guard import owner_of
 
 FOLDER = "people"
@@ -88,11 +89,9 @@ def add_kept_routes(app: Starlette, kept: Kept) -> None:
 
     async def put(request: WebRequest) -> Response:
         owner = owner_of(request.headers.get("cookie", ""))
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BYTES:
-                return Response(status_code=413)
+        body = await read_body(request, MAX_BYTES)
+        if body is None:
+            return Response(status_code=413)
         try:
             values = json.loads(body)
         except (ValueError, RecursionError):

@@ -18,7 +18,6 @@ from typing import Any
 import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as WebRequest
 from starlette.responses import FileResponse, Response
 
@@ -32,6 +31,7 @@ from fooocus.images.library.library import Library, State
 from fooocus.images.library.places import Place, find_picture, parse_place
 from fooocus.images.library.search import Query
 from fooocus.images.library.thumbnails import key_of
+from fooocus.ui.body import read_body
 from fooocus.ui.resolve import to_json
 
 MAX_UPLOAD_BYTES = 25_000_000
@@ -238,23 +238,18 @@ def _place(text: Any) -> Place:
 
 async def _body(request: WebRequest, limit: int) -> bytes:
     """Return what was sent, if it is not more than ``limit`` bytes."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise RequestError(
-                "picture", f"It is larger than {limit // 1_000_000} MB.", "Choose the picture as it was saved."
-            )
-        parts.append(part)
-    return b"".join(parts)
+    body = await read_body(request, limit)
+    if body is None:
+        sentence = f"It is larger than {limit // 1_000_000} MB."
+        raise RequestError("picture", sentence, "Choose the picture as it was saved.")
+    return body
 
 
 async def _ordered(request: WebRequest, do: Any) -> Response:
     """Read an order and carry it out in a thread."""
     try:
         order = strict_json((await _body(request, MAX_ORDER_BYTES)).decode("utf-8"))
-    except (ValueError, RequestError, ClientDisconnect):
+    except (ValueError, RequestError):
         order = None
     if not isinstance(order, dict):
         return _refused(RequestError("picture", "This order cannot be read."), 400)

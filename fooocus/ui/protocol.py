@@ -25,6 +25,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from fooocus.ui.actions import ACTIONS, Action
+from fooocus.ui.body import read_body
 from fooocus.ui.fields import BY_NAME
 from fooocus.ui.guard import owner_of
 from fooocus.ui.page import Again, Answer, Boxes, Once, Update
@@ -110,13 +111,9 @@ class Protocol:
 
     async def _asked(self, request: WebRequest) -> tuple[Action, Boxes, str] | None:
         """Read a question: the action, its boxes, and the page that asks. It may be anything."""
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BYTES:
-                return None
+        body = await read_body(request, MAX_BYTES)
         try:
-            asked = json.loads(body)
+            asked = None if body is None else json.loads(body)
         except (ValueError, RecursionError):
             return None
         if not isinstance(asked, dict):

@@ -19,6 +19,7 @@ from fooocus.errors import FooocusError, RequestError
 from fooocus.jobs.store import Job, State
 from fooocus.jobs.supervisor import Jobs
 from fooocus.request import Request
+from fooocus.ui.body import read_body
 from fooocus.ui.estimate import Course
 from fooocus.ui.guard import owner_of
 
@@ -40,11 +41,9 @@ def add_queue_routes(app: Starlette, jobs: Jobs, course: CourseOf) -> None:
         return _told(lambda: panel(jobs, _owner(request), lines.now()))
 
     async def order(request: WebRequest) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BYTES:
-                return Response(status_code=413)
+        body = await read_body(request, MAX_BYTES)
+        if body is None:
+            return Response(status_code=413)
         owner = _owner(request)
 
         def obey() -> dict[str, Any]:
