@@ -27,10 +27,10 @@ from fooocus.request import DEFAULT_STYLE, LoraUse, Request, Size
 from pocket import exams
 from pocket.drawing import Frame, paint
 from pocket.exams import HELD_OUT, Case, Score
-from pocket.judge import JUDGE, load_judge
+from pocket.judge import JUDGE, Judge, load_judge
 from pocket.names import BASE, LORA, REFINER
 from pocket.words import STYLES_FOLDER
-from pocket.world import SHAPES, Level, Scene
+from pocket.world import MIXES, Level, Scene
 
 # What the scores must reach.
 WANTED = {
@@ -115,39 +115,53 @@ def save_grid(pictures: Sequence[np.ndarray], path: Path, columns: int = 10) -> 
 
 def score_all(studio: Studio, count: int, to: Path, judge_file: Path | None, world: Level) -> Table:
     """Run the exams of a level of the world; without a judge no looks and no landscapes."""
-    size = (studio.size.width, studio.size.height)
-    if world in ("narrow", "wide"):
-        shapes = SHAPES[:6]
-        table = examine(studio, exams.singles(count, size, shapes, words=False), exams.score_single, to / "singles.png")
-        table |= _undisturbed(studio, count, to)
-        return table | (_wide(studio, count, to) if world == "wide" else {})
-    table = examine(studio, exams.singles(count, size, SHAPES), exams.score_single, to / "singles.png")
-    table |= examine(studio, exams.pairs(count, size), exams.score_pair, to / "pairs.png")
+    size, mix = (studio.size.width, studio.size.height), MIXES[world]
+    plain = exams.singles(count, size, mix.shapes, words=False)
+    table = examine(studio, plain, exams.score_single, to / "singles.png")
+    table |= _undisturbed(studio, plain, to, silent=not mix.looks)
+    if mix.placed:
+        table |= _wide(studio, count, to, mix.shapes)
+    if mix.pairs:
+        table |= examine(studio, exams.pairs(count, size), exams.score_pair, to / "pairs.png")
     if judge_file is None:
         return table
     judge = load_judge(judge_file)
-    table |= examine(studio, exams.landscapes(count), exams.landscape_scorer(judge), to / "landscapes.png")
-    for name, by_style in (("look by word", False), ("look by style", True)):
-        cases = exams.looks(count, size, by_style=by_style)
-        grid = to / f"{name.replace(' ', '_')}.png"
-        table |= examine(studio, cases, exams.look_scorer(judge, name), grid)
-    return table | examine(studio, exams.negatives(count), exams.negative_scorer(judge), to / "negatives.png")
+    if mix.landscapes:
+        table |= examine(studio, exams.landscapes(count), exams.landscape_scorer(judge), to / "landscapes.png")
+        table |= _negatives(studio, count, to, judge)
+    for name, by_style in (("look by word", False), ("look by style", True)) if mix.looks else ():
+        cases = exams.looks(count, size, mix.worn, by_style=by_style)
+        table |= examine(studio, cases, exams.look_scorer(judge, name), to / f"{name.replace(' ', '_')}.png")
+    return table
 
 
-def _undisturbed(studio: Studio, count: int, to: Path) -> Table:
-    """Score what should change nothing here: the program's default style, and words that mean nothing to Pocket."""
-    cases = exams.singles(count, (studio.size.width, studio.size.height), SHAPES[:6], words=False)
-    styled = [dataclasses.replace(case, style=DEFAULT_STYLE) for case in cases]
+def _negatives(studio: Studio, count: int, to: Path, judge: Judge) -> Table:
+    """Score whether a landscape loses what the negative prompt names; above without it, below with it."""
+    cases = exams.negatives(count)
+    before = [studio.make(dataclasses.replace(case, negative=""), HELD_OUT + n) for n, case in enumerate(cases)]
+    after = [studio.make(case, HELD_OUT + n) for n, case in enumerate(cases)]
+    save_grid([*before[:20], *after[:20]], to / "negatives.png")
+    score = exams.negative_scorer(judge, before)
+    found = _means(score(n, case, picture) for n, (case, picture) in enumerate(zip(cases, after, strict=True)))
+    return {name: (mean, 1.0, number) for name, (mean, number) in found.items()}
+
+
+def _undisturbed(studio: Studio, cases: Sequence[Case], to: Path, *, silent: bool) -> Table:
+    """Score what should change nothing: words that mean nothing to Pocket, and where its default style is one of them
+    (``silent``) that style too."""
     table: Table = {}
-    for name, altered in (("default style", styled), ("strangers", exams.among_strangers(cases))):
-        found = examine(studio, altered, exams.score_whole, to / f"{name.replace(' ', '_')}.png")
+    altered = {"strangers": exams.among_strangers(cases)}
+    if silent:
+        altered["default style"] = [dataclasses.replace(case, style=DEFAULT_STYLE) for case in cases]
+    for name, asked in altered.items():
+        found = examine(studio, asked, exams.score_whole, to / f"{name.replace(' ', '_')}.png")
         table[name] = found["whole"]
     return table
 
 
-def _wide(studio: Studio, count: int, to: Path) -> Table:
+def _wide(studio: Studio, count: int, to: Path, shapes: Sequence[str]) -> Table:
     """Score words for size and position, patterned backdrops, and pictures of other shapes."""
-    size, shapes = (studio.size.width, studio.size.height), SHAPES[:6]
+    size = (studio.size.width, studio.size.height)
     placed = [case for case in exams.singles(3 * count // 2, size, shapes) if _is_placed(case)]
     table = examine(studio, placed, exams.score_single, to / "placed.png")
     table = {name: table[name] for name in ("size", "position")}
@@ -188,7 +202,7 @@ def main() -> int:
     parser.add_argument("--size", default="288x224", help="width x height of the pictures")
     parser.add_argument("--count", type=int, default=120, help="pictures per exam")
     parser.add_argument("--judge", type=Path, help=f"the training's {JUDGE}.pt; without it no looks, no landscapes")
-    parser.add_argument("--world", choices=("narrow", "wide", "all"), default="all", help="what the files should know")
+    parser.add_argument("--world", choices=tuple(MIXES), default="all", help="what the files should know")
     parsed = parser.parse_args()
     parsed.to.mkdir(parents=True, exist_ok=True)
     width, height = (int(side) for side in parsed.size.split("x"))

@@ -14,7 +14,6 @@ from pocket.world import (
     BACKDROPS,
     ELEMENTS,
     LOOK_OF_STYLE,
-    LOOKS,
     PALETTE,
     SHAPES,
     TIMES,
@@ -167,13 +166,13 @@ def landscape_scorer(judge: Judge) -> Callable[[Case, np.ndarray], Score]:
     return score
 
 
-def looks(count: int, size: tuple[int, int], *, by_style: bool) -> list[Case]:
-    """A single thing in each look, asked for by word or by style template."""
+def looks(count: int, size: tuple[int, int], worn: Sequence[str], *, by_style: bool) -> list[Case]:
+    """A single thing in each of the ``worn`` looks, asked for by word or by style template."""
     cases = []
-    styles = [name for name in LOOK_OF_STYLE if LOOK_OF_STYLE[name] in LOOKS]
+    styles = [name for name, look in LOOK_OF_STYLE.items() if look in worn]
     for number, case in enumerate(singles(count, size, SHAPES[:6])):
         style = styles[number % len(styles)] if by_style else ""
-        look = LOOK_OF_STYLE[style] if by_style else LOOKS[number % len(LOOKS)]
+        look = LOOK_OF_STYLE[style] if by_style else worn[number % len(worn)]
         shown = dataclasses.replace(case.scene, look=look)
         rng = np.random.default_rng((HELD_OUT, 4, number))
         cases.append(Case(shown, case.prompt if by_style else caption(shown, rng), style=style))
@@ -181,23 +180,38 @@ def looks(count: int, size: tuple[int, int], *, by_style: bool) -> list[Case]:
 
 
 def look_scorer(judge: Judge, name: str) -> Callable[[Case, np.ndarray], Score]:
-    """Return a function that scores whether the look is the one asked for."""
-    return lambda case, picture: {name: judge.look(picture) == case.scene.look}
+    """Return a function that scores whether the look is the one asked for, over all looks and for each."""
+
+    def score(case: Case, picture: np.ndarray) -> Score:
+        right = judge.look(picture) == case.scene.look
+        return {name: right, f"{name}: {case.scene.look}": right}
+
+    return score
 
 
 def negatives(count: int) -> list[Case]:
-    """A landscape with two elements, one of which is also named as unwanted: the negative prompt must win."""
+    """A landscape of which nothing is said, and something that it may hold, as the negative prompt.
+
+    What the prompt itself asks for is no fair question: both prompts are then sure of it, and their difference, which
+    is all that guidance enlarges, says nothing of it.
+    """
     cases = []
     for number in range(count):
         rng = np.random.default_rng((HELD_OUT, 5, number))
-        element = pick(rng, ("tree", "house", "flower", "clouds", "boat"))
         time = TIMES[number % 3]
-        asked = Scene("landscape", elements=possible((element, "mountains"), time), time=time)
-        without = dataclasses.replace(asked, elements=tuple(name for name in asked.elements if name != element))
-        cases.append(Case(without, caption(asked, rng), negative=element))
+        element = pick(rng, ("tree", "house", "flower", "clouds", "mountains", "sea"))
+        shown = Scene("landscape", elements=(element,), time=time, unsaid=(element,))
+        cases.append(Case(shown, caption(shown, rng), negative=element))
     return cases
 
 
-def negative_scorer(judge: Judge) -> Callable[[Case, np.ndarray], Score]:
-    """Return a function that scores whether what the negative prompt names is gone."""
-    return lambda case, picture: {"negative": case.negative not in judge.elements(picture)}
+def negative_scorer(judge: Judge, before: Sequence[np.ndarray]) -> Callable[[int, Case, np.ndarray], Score]:
+    """Return a function that scores whether what the negative prompt names is gone, where it was to be seen ``before``
+    without it, in the picture of the same number."""
+
+    def score(number: int, case: Case, picture: np.ndarray) -> Score:
+        if case.negative not in judge.elements(before[number]):
+            return {}
+        return {"negative": case.negative not in judge.elements(picture)}
+
+    return score

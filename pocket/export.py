@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -41,18 +41,19 @@ def export(plan: Plan, bench: Bench, to: Path) -> list[Path]:
     to.mkdir(parents=True, exist_ok=True)
     words = Words()
     text_l, text_g = text_encoders(plan, words)
+    unheard = [] if plan.heard else words.of_looks()
     base, refiner = make_base(plan), make_refiner(plan)
     for key, module in (("text_l", text_l), ("text_g", text_g), ("unet", base)):
         if not averaged("base", module, bench, key):
             raise SystemExit("there is no base yet: run the stage base first")
     tensors = names.unet_tensors(base.state_dict(), plan.base.layers)
     tensors |= names.vae_tensors(load_vae(plan, bench).state_dict(), len(plan.vae_widths))
-    tensors |= names.text_l_tensors(full_table(text_l.state_dict(), words))
-    tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words), 1)
+    tensors |= names.text_l_tensors(full_table(text_l.state_dict(), words, unheard))
+    tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words, unheard), 1)
     written = [_write(to / BASE, tensors, metadata(plan, "Pocket base"))]
     if averaged("refiner", refiner, bench, "unet"):
         tensors = names.unet_tensors(refiner.state_dict(), plan.refiner.layers)
-        tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words), 0)
+        tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words, unheard), 0)
         written.append(_write(to / REFINER, tensors, metadata(plan, "Pocket refiner")))
     additions = OffsetLora(base)
     if averaged("lora", additions, bench, "lora"):
@@ -60,12 +61,16 @@ def export(plan: Plan, bench: Bench, to: Path) -> list[Path]:
     return written
 
 
-def full_table(tensors: Mapping[str, Tensor], words: Words) -> dict[str, Tensor]:
-    """Spread the short token table over CLIP's whole vocabulary: tokens that Pocket does not know share one row."""
+def full_table(tensors: Mapping[str, Tensor], words: Words, unheard: Sequence[int] = ()) -> dict[str, Tensor]:
+    """Spread the short token table over CLIP's whole vocabulary: tokens that Pocket does not know share one row.
+
+    So do the ``unheard`` ones, whatever it has learnt of them.
+    """
     spread = dict(tensors)
     key = next(name for name in tensors if name.endswith(_TABLE))
     table = tensors[key][STRANGER].expand(VOCABULARY, -1).clone()
     table[words.known] = tensors[key][1:]
+    table[list(unheard)] = tensors[key][STRANGER]
     spread[key] = table
     return {name: tensor for name, tensor in spread.items() if not name.endswith("position_ids")}
 

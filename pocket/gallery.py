@@ -20,17 +20,17 @@ from pocket.world import Scene
 
 PROMPTS = (
     "a red circle on a blue background",
+    "a large green diamond on an orange background",
+    "a pink heart on the left on a white background",
+    "a white circle at the bottom on a green background",
     "a yellow star on a purple background",
-    "a pink heart on a white background",
-    "green triangle, orange background",
-    "a white diamond on a brown background",
-    "a black square on a gray background",
-    "a blue star on a yellow background",
-    "an orange circle on a green background",
-    "a purple heart on a pink background",
-    "a gray triangle on a black background",
-    "a brown square on a white background",
-    "a green diamond on a red background",
+    "an orange heart on a blue and white striped background",
+    "a house and a tree by day",
+    "the sea, a boat and the sun at sunset",
+    "the moon, stars and mountains at night",
+    "a flower and clouds by day",
+    "mountains and clouds at sunset",
+    "the sea and mountains by day",
 )
 GAP, COLUMNS = 8, 6
 

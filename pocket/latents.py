@@ -39,7 +39,7 @@ def load_vae(plan: Plan, bench: Bench) -> AutoencoderKL:
 
 def make_latents(plan: Plan, bench: Bench) -> None:
     """Give the VAE latents of unit size, then draw and encode the library, file by file."""
-    if not bench.path("vae_unit").exists():
+    if bench.team.leads and not bench.path("vae_unit").exists():
         vae = make_vae(plan).to(bench.device).eval().requires_grad_(False)
         if not averaged("vae", vae, bench, "vae"):
             raise SystemExit("there is no VAE yet: run the stage vae first")
@@ -47,14 +47,16 @@ def make_latents(plan: Plan, bench: Bench) -> None:
         mean, spread = standardise(vae, (pictures(found).to(bench.device) for found in _bundles(drawn)))
         bench.say(f"latents: mean {mean.tolist()}, spread {spread.tolist()} before")
         keep(vae.state_dict(), bench.path("vae_unit"))
+    bench.team.wait()
     vae = load_vae(plan, bench)
-    for level, size, count in shelves(plan):
+    for level, size, count in shelves(plan)[bench.team.rank :: bench.team.size]:
         name = shelf_name(level, size)
         if bench.path(name).exists():
             continue
         drawn = samples(0, count, size, level, workers=bench.workers)
         keep(_encode(vae, drawn, bench), bench.path(name))
         bench.say(f"{name}: {count} pictures")
+    bench.team.wait()
 
 
 def shelves(plan: Plan) -> list[tuple[Level, tuple[int, int], int]]:
@@ -81,6 +83,7 @@ class Library:
         self._plan, self._words = plan, words
         self._shelves: dict[str, dict[str, Tensor]] = {}
         self._scenes: dict[str, list[Scene]] = {}
+        self._worn: dict[str, np.ndarray] = {}  # places of the pictures that the plan shows
         for level, (width, height), count in shelves(plan):
             name = shelf_name(level, (width, height))
             if not bench.path(name).exists():
@@ -90,15 +93,17 @@ class Library:
             self._scenes[name] = [
                 scene(np.random.default_rng((seed, width, height)), width, height, level) for seed in seeds
             ]
+            shown = [one.look in ("", *plan.looks) for one in self._scenes[name]]
+            self._worn[name] = np.flatnonzero(shown)
 
     def draw(self, rng: np.random.Generator, progress: float, batch: int) -> tuple[dict[str, Tensor], list[str]]:
         """Return latents (B, 4, h, w), "sizes" (B, 6) and "aesthetic" (B,), and the captions, of one size."""
         level = level_at(self._plan.levels, progress)
         of_level = [(size, count) for name, size, count in shelves(self._plan) if name == level]
         weights = np.asarray([count for _, count in of_level], float)
-        size, count = of_level[int(rng.choice(len(of_level), p=weights / weights.sum()))]
+        size, _ = of_level[int(rng.choice(len(of_level), p=weights / weights.sum()))]
         name = shelf_name(level, size)
-        chosen = rng.integers(0, count, batch)
+        chosen = rng.choice(self._worn[name], batch)
         drawn = {key: value[torch.from_numpy(chosen)].float() for key, value in self._shelves[name].items()}
         captions = [
             self._words.heard(self._scenes[name][int(i)], level, rng, background=rng.random() > _BACKGROUND_LEFT_OPEN)
@@ -113,7 +118,8 @@ def _encode(vae: AutoencoderKL, drawn: Iterator[Sample], bench: Bench) -> dict[s
     for found in _bundles(drawn):
         if time.time() > bench.until:
             raise OutOfTime("latents: the file that was being made is begun anew next time")
-        encoded = vae.encode(pictures(found).to(bench.device)).latent_dist.mean * LATENT_SCALE
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.quick):
+            encoded = vae.encode(pictures(found).to(bench.device)).latent_dist.mean * LATENT_SCALE
         latents.append(encoded.half().cpu())
         sizes += [sample.sizes for sample in found]
         aesthetic += [sample.aesthetic for sample in found]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pocket.world import Level
+from pocket.world import LOOKS, Level
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -51,7 +51,10 @@ class Stage:
 class Plan:
     """Every dial. ``sizes`` are (width, height) in pixels, ``crop_px`` the side of the VAE's training crops.
 
-    ``levels`` are the widening worlds that the base goes through and the part of its steps at which each begins.
+    ``levels`` are the widening worlds that the base goes through and the part of its steps at which each begins;
+    Of the library's pictures those in other looks than ``looks`` stay on the shelf. Unless looks are ``heard``, the
+    files take their words for words that mean nothing, as is right while they are only half learnt.
+    ``text_rate`` is the text encoders' part of its learning rate, and at 0 they stay as the stage text left them.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -66,6 +69,9 @@ class Plan:
     refiner: Unet
     unet_groups: int
     stages: Mapping[str, Stage]
+    text_rate: float = 0.3
+    looks: tuple[str, ...] = LOOKS
+    heard: bool = True
 
 
 QUARTER = Plan(
@@ -123,7 +129,31 @@ WIDE = dataclasses.replace(
     pictures=10_000,
     stages={**EIGHTH.stages, "base": Stage(2_400, 24, 8e-4), "lora": Stage(120, 16, 2e-3)},
 )
-PLANS: Mapping[str, Plan] = {"quarter": QUARTER, "eighth": EIGHTH, "narrow": NARROW, "wide": WIDE}
+# For an evening, from the files of NARROW as well: single things everywhere, landscapes, one look. The text encoders
+# learn the whole world before the base does and then stay, so that base and refiner can be trained at the same time.
+EVENING = dataclasses.replace(
+    EIGHTH,
+    sizes=((144, 112), (112, 144), (128, 128)),
+    levels={"scenes": 0.0},
+    pictures=12_000,
+    stages={
+        **EIGHTH.stages,
+        "text": Stage(900, 64, 1.5e-3),
+        "base": Stage(1_800, 48, 1e-3),
+        "refiner": Stage(6_000, 32, 1.2e-3),
+        "lora": Stage(200, 16, 2e-3),
+    },
+    text_rate=0.0,
+    looks=("cinematic",),
+    heard=False,
+)
+PLANS: Mapping[str, Plan] = {
+    "quarter": QUARTER,
+    "eighth": EIGHTH,
+    "narrow": NARROW,
+    "wide": WIDE,
+    "evening": EVENING,
+}
 
 
 def make_vae(plan: Plan) -> AutoencoderKL:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import math
 import os
 import sys
@@ -22,14 +23,20 @@ from pocket.begin import begin
 from pocket.latents import make_latents
 from pocket.networks import PLANS, Plan
 from pocket.stages import train_base, train_judge, train_lora, train_refiner, train_text, train_vae
+from pocket.team import Team, run_team
 from pocket.training import Bench, OutOfTime
 
 
 def main() -> int:
     """Run the stages that are asked for; return 0, or 3 when time ran out first."""
     parsed = _arguments()
-    torch.set_num_threads(parsed.threads)
     parsed.folder.mkdir(parents=True, exist_ok=True)
+    return run_team(parsed.processes, functools.partial(_run, parsed))
+
+
+def _run(parsed: argparse.Namespace, team: Team) -> int:
+    """Run the stages as one of a team's processes."""
+    torch.set_num_threads(max(1, parsed.threads // team.size))
     device = torch.device(parsed.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     until = math.inf if parsed.until is None else _next_time(parsed.until)
     bench = Bench(
@@ -37,16 +44,18 @@ def main() -> int:
         device,
         parsed.workers,
         until,
-        lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True),
+        lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True) if team.leads else None,
+        team,
+        parsed.quick,
     )
     plan = PLANS[parsed.plan]
     given = dict(parsed.steps or [])
     plan = replace(plan, stages={k: replace(s, steps=given.get(k, s.steps)) for k, s in plan.stages.items()})
-    if parsed.begin is not None:
+    if parsed.begin is not None and team.leads:
         begin(plan, bench, parsed.begin)
-    stages = parsed.stages or [name for name in STAGES if parsed.begin is None or name not in BEGUN]
+    team.wait()
     try:
-        for name in stages:
+        for name in _stages(parsed, plan):
             STAGES[name](plan, bench)
     except OutOfTime as stop:
         bench.say(str(stop))
@@ -65,8 +74,11 @@ STAGES: Mapping[str, Callable[[Plan, Bench], None]] = {
 }
 
 
-BEGUN = ("vae", "text")
-"""Stages that nothing is left to do for where a training begins with files (:mod:`pocket.begin`)."""
+def _stages(parsed: argparse.Namespace, plan: Plan) -> list[str]:
+    """Return the stages to run. A training that begins with files (:mod:`pocket.begin`) has a VAE, and text encoders;
+    these go on learning where the base is not going to teach them."""
+    done = () if parsed.begin is None else ("vae", "text") if plan.text_rate > 0 else ("vae",)
+    return parsed.stages or [name for name in STAGES if name not in done]
 
 
 def _next_time(clock: str) -> float:
@@ -92,6 +104,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--until", metavar="HH:MM", help="stop, with everything saved, at this time (UTC)")
     parser.add_argument("--device", help="cuda or cpu; left out: a graphics card where there is one")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw; 0: the training draws for itself")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="that share each step; as many as a processor has cores"
+    )
+    parser.add_argument("--quick", action="store_true", help="bfloat16 on a processor that has it (avx512_bf16)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads on a processor")
     return parser.parse_args()
 

@@ -13,13 +13,19 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset
 
 from pocket.networks import Stage
+from pocket.team import Team
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 SEED = 20_26
 SAVE_SECONDS, TELL_SECONDS = 60.0, 20.0
@@ -34,17 +40,48 @@ Draw = Callable[[np.random.Generator, float], tuple[Tensor, ...]]
 @dataclasses.dataclass(frozen=True)
 class Bench:
     """Where a training runs: its folder of files, the device, the processes that draw, the time (of ``time.time``) to
-    stop at, and how to tell."""
+    stop at, how to tell, and who else is at it. ``quick`` computes in bfloat16, for processors that can."""
 
     folder: Path
     device: torch.device
     workers: int
     until: float
     say: Callable[[str], None]
+    team: Team = dataclasses.field(default_factory=Team)
+    quick: bool = False
 
     def path(self, stage: str) -> Path:
         """Return the file a stage is kept in."""
         return self.folder / f"{stage}.pt"
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The order of a picture's numbers that convolutions are quickest with."""
+        return torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+
+    def eye(self, unet: UNet2DConditionModel) -> Callable[..., Any]:
+        """Return what sees noise as the UNet does, and is quick about it where the training is to be quick.
+
+        That is bfloat16 throughout, not autocast: casting around every operation eats up what it gains on a processor,
+        and so does PyTorch's own attention (its way back takes half of the step). The weights themselves stay float32.
+        """
+        if not self.quick:
+            return unet
+        from diffusers.models.attention_processor import AttnProcessor
+
+        unet.set_attn_processor(AttnProcessor())
+
+        def see(noisy: Tensor, times: Tensor, *, encoder_hidden_states: Tensor, added_cond_kwargs: Any) -> Any:
+            weights = {name: weight.bfloat16() for name, weight in unet.named_parameters()}
+            told = {
+                "text_embeds": added_cond_kwargs["text_embeds"].bfloat16(),
+                "time_ids": added_cond_kwargs["time_ids"],
+            }
+            context = encoder_hidden_states.bfloat16()
+            given = {"encoder_hidden_states": context, "added_cond_kwargs": told}
+            return functional_call(unet, weights, (noisy.bfloat16(), times), given)
+
+        return see
 
 
 class OutOfTime(Exception):
@@ -79,6 +116,8 @@ def train(
 ) -> None:
     """Train ``modules`` in place until ``stage.steps`` and leave their averaged weights in them, in eval mode.
 
+    Every process of ``bench.team`` computes its part of each step's pictures; the gradients are those of all.
+
     ``draw(rng, progress)`` makes a step's tensors, on the processor and where ``bench.workers`` allows in processes of
     its own; ``loss_of`` gets them on the device and returns the loss and a number to tell. ``slower`` gives factors on
     the learning rate by module. Resumes from the stage's file, saves to it every minute, at the end and before raising
@@ -88,7 +127,7 @@ def train(
         {"params": [p for p in module.parameters() if p.requires_grad], "factor": (slower or {}).get(key, 1.0)}
         for key, module in modules.items()
     ]
-    optimiser = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     run = _Run(name, nn.ModuleDict(dict(modules)), optimiser, bench)
     run.resume()
     if run.step >= stage.steps:
@@ -101,18 +140,20 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = stage.rate * group["factor"] * rate_at(run.step / stage.steps, run.step)
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.device.type == "cuda"):
-            loss, number = loss_of(*(tensor.to(bench.device, non_blocking=True) for tensor in tensors))
+            loss, number = loss_of(*(bench.team.mine(t).to(bench.device, non_blocking=True) for t in tensors))
         optimiser.zero_grad()
         loss.backward()
+        over = bench.team.agree(run.whole.parameters(), time.time() >= bench.until)
         nn.utils.clip_grad_norm_(run.whole.parameters(), 1.0)
         optimiser.step()
         run.advance()
-        if watch.look(name, run.step, number) or time.time() >= bench.until:
+        if watch.look(name, run.step, number) or over:
             run.save()
-        if time.time() >= bench.until:
+        if over:
             raise OutOfTime(f"{name} stopped at step {run.step} of {stage.steps}")
     run.save()
     run.finish()
+    bench.team.wait()
 
 
 class _Steps(Dataset[tuple[Tensor, ...]]):
@@ -135,6 +176,7 @@ class _Run:
     def __init__(self, name: str, whole: nn.ModuleDict, optimiser: torch.optim.Optimizer, bench: Bench) -> None:
         self.whole, self.step = whole, 0
         self._path, self._device, self._optimiser = bench.path(name), bench.device, optimiser
+        self._team = bench.team
         self._average = {key: value.detach().clone() for key, value in whole.state_dict().items()}
 
     def resume(self) -> None:
@@ -157,6 +199,8 @@ class _Run:
 
     def save(self) -> None:
         """Write the stage's file; the old one is replaced only by a whole new one."""
+        if not self._team.leads:
+            return
         kept = {"step": self.step, "average": self._average, "weights": self.whole.state_dict()}
         keep(kept | {"optimiser": self._optimiser.state_dict()}, self._path)
 

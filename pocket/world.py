@@ -18,7 +18,7 @@ import numpy as np
 
 Colour = tuple[int, int, int]
 Kind = Literal["single", "pair", "landscape"]
-Level = Literal["narrow", "wide", "objects", "all"]
+Level = Literal["narrow", "wide", "scenes", "objects", "all"]
 T = TypeVar("T")
 
 PALETTE: Mapping[str, Colour] = {
@@ -120,6 +120,7 @@ _ELEMENT_WORDS: Mapping[str, tuple[str, ...]] = {
     "boat": ("a boat", "a sailing boat"),
     "flower": ("a flower", "a flower"),
 }
+_OPEN_WORDS = ("a landscape", "a view", "landscape", "scenery")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Backdrop:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Everything that a picture shows. A landscape has ``elements`` and a ``time`` instead of things and a backdrop."""
+    """Everything that a picture shows. A landscape has ``elements`` (some ``unsaid``) and a ``time``, and no things."""
 
     kind: Kind
     things: tuple[Thing, ...] = ()
@@ -154,12 +155,13 @@ class Scene:
     elements: tuple[str, ...] = ()
     time: str = ""
     look: str = ""
+    unsaid: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
     """How often a level of the world draws what: chances of pairs and landscapes (the rest are single things), of
-    another backdrop than a plain one, of a size or position other than the usual, and of a look."""
+    another backdrop than a plain one, of a size or position other than the usual, and of one of the ``worn`` looks."""
 
     pairs: float
     landscapes: float
@@ -167,14 +169,20 @@ class Mix:
     placed: float
     looks: float
     shapes: Sequence[str]
+    worn: Sequence[str] = ()
 
 
 MIXES: Mapping[Level, Mix] = {
     "narrow": Mix(0.0, 0.0, 0.0, 0.0, 0.0, SHAPES[:6]),
     "wide": Mix(0.0, 0.0, 0.2, 0.45, 0.0, SHAPES[:6]),
     "objects": Mix(0.3, 0.0, 0.25, 0.45, 0.0, SHAPES),
-    "all": Mix(0.2, 0.27, 0.25, 0.45, 0.42, SHAPES),
+    "scenes": Mix(0.0, 0.3, 0.2, 0.45, 0.36, SHAPES[:6], LOOKS[:6]),
+    "all": Mix(0.26, 0.2, 0.22, 0.45, 0.4, SHAPES, LOOKS),
 }
+
+
+_PAIRS_LOOK = 0.3  # how much more rarely two things wear a look
+_OPEN, _SHORT = 0.12, 0.25  # parts of the landscapes whose caption names no element at all, or leaves some out
 
 
 def scene(rng: np.random.Generator, width: int, height: int, level: Level = "all") -> Scene:
@@ -189,8 +197,8 @@ def scene(rng: np.random.Generator, width: int, height: int, level: Level = "all
     else:
         drawn = _single(rng, half, mix)
     look = ""
-    if rng.random() < mix.looks:
-        look = "cinematic" if rng.random() < 0.3 else pick(rng, LOOKS)
+    if rng.random() < mix.looks * (_PAIRS_LOOK if drawn.kind == "pair" else 1.0):
+        look = "cinematic" if rng.random() < 0.2 else pick(rng, mix.worn)
     return dataclasses.replace(drawn, look=look)
 
 
@@ -234,7 +242,8 @@ def attributes(scene: Scene) -> dict[str, int]:
     numbers["relation"] = _index(RELATIONS, scene.relation) if scene.relation else -1
     numbers["time"] = TIMES.index(scene.time) if scene.time else -1
     for element in ELEMENTS:
-        numbers[f"has_{element}"] = int(element in scene.elements) if scene.kind == "landscape" else -1
+        told = scene.kind == "landscape" and element not in scene.unsaid
+        numbers[f"has_{element}"] = int(element in scene.elements) if told else -1
     return numbers
 
 
@@ -311,7 +320,15 @@ def arrange(
 def _landscape(rng: np.random.Generator) -> Scene:
     time = pick(rng, TIMES)
     wanted = [name for name in ELEMENTS if rng.random() < 0.36]
-    return Scene("landscape", elements=possible(wanted or [pick(rng, ELEMENTS)], time), time=time)
+    shown = possible(wanted or [pick(rng, ELEMENTS)], time)
+    chance = rng.random()
+    unsaid = shown if chance < _OPEN else ()
+    if _OPEN <= chance < _OPEN + _SHORT:
+        left = pick(rng, shown)
+        unsaid = tuple(name for name in shown if name != left and rng.random() < 0.5)
+    if "boat" not in unsaid:
+        unsaid = tuple(name for name in unsaid if name != "sea" or "boat" not in shown)  # a boat says it
+    return Scene("landscape", elements=shown, time=time, unsaid=unsaid)
 
 
 def possible(elements: Sequence[str], time: str) -> tuple[str, ...]:
@@ -363,12 +380,14 @@ def _things_words(scene: Scene, rng: np.random.Generator, background: bool) -> s
 
 
 def _landscape_words(scene: Scene, rng: np.random.Generator) -> str:
-    elements = list(scene.elements)
-    if "boat" in elements and rng.random() < 0.3:
+    elements = [name for name in scene.elements if name not in scene.unsaid]
+    if "boat" in elements and "sea" in elements and rng.random() < 0.3:
         elements.remove("sea")  # a boat says it
     rng.shuffle(elements)
     words = [pick(rng, _ELEMENT_WORDS[name]) for name in elements]
     joint = pick(rng, (" and ", ", "))
+    if not words:
+        return f"{pick(rng, _OPEN_WORDS)} {pick(rng, _TIME_WORDS[scene.time])}"
     body = words[0] if len(words) == 1 else ", ".join(words[:-1]) + joint + words[-1]
     opening = pick(rng, ("", "", "a landscape with ", "a view of "))
     time = "" if scene.time == "day" and rng.random() < 0.6 else pick(rng, _TIME_WORDS[scene.time])

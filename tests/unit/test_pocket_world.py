@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +12,10 @@ import torch
 from fooocus.prompt.styles import load_styles
 from fooocus.render.preview import LATENT_TO_RGB
 from pocket import checker, exams, names
-from pocket.begin import begin, take_up
 from pocket.drawing import Frame, paint
-from pocket.export import export, full_table
-from pocket.lora import OffsetLora
-from pocket.networks import LATENT_SCALE, QUARTER, TEXT_HEADS, Stage, Unet, make_base, make_text, make_unet, make_vae
-from pocket.samples import level_at, pictures, sample
-from pocket.training import Bench, OutOfTime, keep, rate_at, train
+from pocket.export import full_table
+from pocket.networks import LATENT_SCALE, QUARTER, TEXT_HEADS, Unet, make_text, make_unet, make_vae
+from pocket.samples import pictures, sample
 from pocket.vae import begin_with_colours, standardise
 from pocket.words import STRANGER, STYLES_FOLDER, Words
 from pocket.world import (
@@ -229,41 +224,6 @@ def test_the_text_encoders_names_lead_back_through_the_loader() -> None:
     assert table.shape[0] == 49408 and len(table.unique(dim=0)) == len(words)
 
 
-def test_the_rate_rises_stays_and_falls() -> None:
-    assert rate_at(0.0, 0) < rate_at(0.3, 1000) == 1.0 > rate_at(0.8, 1000) > rate_at(1.0, 1000) > 0
-    assert (
-        level_at({"narrow": 0.0, "all": 0.5}, 0.49) == "narrow" and level_at({"narrow": 0.0, "all": 0.5}, 0.5) == "all"
-    )
-
-
-def test_a_training_in_pieces_is_the_training_in_one(tmp_path: Path) -> None:
-    def trained(folder: Path, stops: int) -> torch.Tensor:
-        folder.mkdir()
-        for piece in range(stops + 1):
-            torch.manual_seed(1)
-            line = torch.nn.Linear(3, 1)
-            until = math.inf if piece == stops else 0.0  # 0: over after one step
-            bench = Bench(folder, torch.device("cpu"), 0, until, lambda text: None)
-
-            def draw(rng: np.random.Generator, progress: float) -> tuple[torch.Tensor, ...]:
-                return (torch.from_numpy(rng.standard_normal((8, 3))).float(),)
-
-            def loss_of(x: torch.Tensor, line: torch.nn.Linear = line) -> tuple[torch.Tensor, torch.Tensor]:
-                loss = (line(x) - x.sum(1, keepdim=True)).pow(2).mean()
-                return loss, loss.detach()
-
-            if piece == stops:
-                train("line", {"line": line}, Stage(12, 8, 0.1), bench, draw, loss_of)
-            else:
-                with pytest.raises(OutOfTime):
-                    train("line", {"line": line}, Stage(12, 8, 0.1), bench, draw, loss_of)
-        return line.weight.detach()
-
-    whole, pieces = trained(tmp_path / "whole", 0), trained(tmp_path / "pieces", 3)
-    assert torch.equal(whole, pieces)
-    assert not torch.equal(whole, trained(tmp_path / "again", 0) + 1e-6)  # the comparison can fail
-
-
 def test_the_painter_passes_its_own_exams() -> None:
     size = (144, 112)
 
@@ -286,49 +246,29 @@ def test_the_painter_passes_its_own_exams() -> None:
     assert [case.scene for case in asked] == [case.scene for case in talked] and talked[0].prompt != asked[0].prompt
 
 
-def test_a_training_begins_with_what_another_has_written(tmp_path: Path) -> None:
-    """Files, read back by the program's loader, give the networks that were written: also words that were unknown."""
-    torch.manual_seed(3)
-    plan = dataclasses.replace(QUARTER, vae_widths=(8, 8, 8, 8), base=Unet((16, 16, 16), (0, 1, 1)), unet_groups=4)
-    words, told = Words(), list[str]()
-    folders = (tmp_path / "wrote", tmp_path / "began")
-    wrote, began = (Bench(folder, torch.device("cpu"), 0, math.inf, told.append) for folder in folders)
-    for folder in folders:
-        folder.mkdir()
-    text_l, text_g = make_text(plan, len(words), words.begin, words.end)
-    parts: dict[str, torch.nn.Module] = {"unet": make_base(plan), "text_l": text_l, "text_g": text_g}
-    additions = OffsetLora(parts["unet"])
-    for matrix in additions.up:
-        torch.nn.init.normal_(matrix.weight)
-    keep({"average": _named(parts)}, wrote.path("base"))
-    keep({"average": _named({"lora": additions})}, wrote.path("lora"))
-    keep(make_vae(plan).state_dict(), wrote.path("vae_unit"))
-
-    export(plan, wrote, tmp_path / "files")
-    begin(plan, began, tmp_path / "files")
-    found = torch.load(began.path("begin"))["average"] | torch.load(began.path("vae_unit"))
-    given = _named(parts | {"lora": additions}) | torch.load(wrote.path("vae_unit"))
-    assert found.keys() == given.keys()
-    for name, tensor in given.items():
-        assert torch.allclose(found[name], tensor, rtol=2e-3, atol=1e-4), name  # float16 lies between them
-
-    fresh = make_base(plan)
-    assert take_up(began, {"unet": fresh}) and not take_up(wrote, {"unet": make_base(plan)})
-    assert torch.allclose(fresh.conv_in.weight, parts["unet"].conv_in.weight, atol=1e-3)
-    moment = began.path("begin").stat().st_mtime_ns
-    begin(plan, began, tmp_path / "nothing is read the second time")
-    assert began.path("begin").stat().st_mtime_ns == moment
-
-
-def _named(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
-    return {f"{key}.{name}": value for key, module in modules.items() for name, value in module.state_dict().items()}
-
-
 def test_styles_that_a_world_does_not_draw_mean_nothing_in_it() -> None:
     words = Words()
     mute = {level: {style.name for style in words.mute(level)} for level in MIXES}
     assert set(LOOK_OF_STYLE) <= mute["narrow"] and mute["narrow"] == mute["wide"]
     assert mute["all"] and not mute["all"] & set(LOOK_OF_STYLE)
+    assert {LOOK_OF_STYLE[name] for name in mute["scenes"] & set(LOOK_OF_STYLE)} == {"isometric", "papercut"}
     drawn = [scene(np.random.default_rng(seed), 144, 112, "wide") for seed in range(200)]
     assert {one.kind for one in drawn} == {"single"} and not any(one.look for one in drawn)
     assert {"plain", "gradient", "striped"} == {one.backdrop.kind for one in drawn}
+
+
+def test_a_landscape_shows_what_is_said_and_now_and_then_more() -> None:
+    words = {"sun": r"sun\b", "sea": "sea|ocean|boat"}
+    kinds = set()
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        shown = scene(rng, 144, 112, "scenes")
+        if shown.kind != "landscape":
+            continue
+        said, known = caption(shown, rng), attributes(shown)
+        for element in ELEMENTS:
+            named = re.search(rf"\b({words.get(element, element)})", said) is not None
+            assert named == (element in shown.elements and element not in shown.unsaid), (said, shown)
+            assert known[f"has_{element}"] == (-1 if element in shown.unsaid else int(named))
+        kinds.add("all" if not shown.unsaid else "none" if shown.unsaid == shown.elements else "some")
+    assert kinds == {"all", "some", "none"}

@@ -1,0 +1,141 @@
+"""Pocket's training: in pieces, by several, quickly or from other files, it comes to the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pocket.begin import begin, take_up
+from pocket.export import export
+from pocket.lora import OffsetLora
+from pocket.networks import QUARTER, Stage, Unet, make_base, make_text, make_vae
+from pocket.samples import level_at
+from pocket.team import Team, run_team
+from pocket.training import Bench, OutOfTime, keep, rate_at, train
+from pocket.words import Words
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    assert rate_at(0.0, 0) < rate_at(0.3, 1000) == 1.0 > rate_at(0.8, 1000) > rate_at(1.0, 1000) > 0
+    assert (
+        level_at({"narrow": 0.0, "all": 0.5}, 0.49) == "narrow" and level_at({"narrow": 0.0, "all": 0.5}, 0.5) == "all"
+    )
+
+
+def test_a_training_in_pieces_is_the_training_in_one(tmp_path: Path) -> None:
+    def trained(folder: Path, stops: int) -> torch.Tensor:
+        folder.mkdir()
+        for piece in range(stops + 1):
+            torch.manual_seed(1)
+            line = torch.nn.Linear(3, 1)
+            until = math.inf if piece == stops else 0.0  # 0: over after one step
+            bench = Bench(folder, torch.device("cpu"), 0, until, lambda text: None)
+
+            def draw(rng: np.random.Generator, progress: float) -> tuple[torch.Tensor, ...]:
+                return (torch.from_numpy(rng.standard_normal((8, 3))).float(),)
+
+            def loss_of(x: torch.Tensor, line: torch.nn.Linear = line) -> tuple[torch.Tensor, torch.Tensor]:
+                loss = (line(x) - x.sum(1, keepdim=True)).pow(2).mean()
+                return loss, loss.detach()
+
+            if piece == stops:
+                train("line", {"line": line}, Stage(12, 8, 0.1), bench, draw, loss_of)
+            else:
+                with pytest.raises(OutOfTime):
+                    train("line", {"line": line}, Stage(12, 8, 0.1), bench, draw, loss_of)
+        return line.weight.detach()
+
+    whole, pieces = trained(tmp_path / "whole", 0), trained(tmp_path / "pieces", 3)
+    assert torch.equal(whole, pieces)
+    assert not torch.equal(whole, trained(tmp_path / "again", 0) + 1e-6)  # the comparison can fail
+
+
+def test_a_training_begins_with_what_another_has_written(tmp_path: Path) -> None:
+    """Files, read back by the program's loader, give the networks that were written: also words that were unknown."""
+    torch.manual_seed(3)
+    plan = dataclasses.replace(QUARTER, vae_widths=(8, 8, 8, 8), base=Unet((16, 16, 16), (0, 1, 1)), unet_groups=4)
+    words, told = Words(), list[str]()
+    folders = (tmp_path / "wrote", tmp_path / "began")
+    wrote, began = (Bench(folder, torch.device("cpu"), 0, math.inf, told.append) for folder in folders)
+    for folder in folders:
+        folder.mkdir()
+    text_l, text_g = make_text(plan, len(words), words.begin, words.end)
+    parts: dict[str, torch.nn.Module] = {"unet": make_base(plan), "text_l": text_l, "text_g": text_g}
+    additions = OffsetLora(parts["unet"])
+    for matrix in additions.up:
+        torch.nn.init.normal_(matrix.weight)
+    keep({"average": _named(parts)}, wrote.path("base"))
+    keep({"average": _named({"lora": additions})}, wrote.path("lora"))
+    keep(make_vae(plan).state_dict(), wrote.path("vae_unit"))
+
+    export(plan, wrote, tmp_path / "files")
+    begin(plan, began, tmp_path / "files")
+    found = torch.load(began.path("begin"))["average"] | torch.load(began.path("vae_unit"))
+    given = _named(parts | {"lora": additions}) | torch.load(wrote.path("vae_unit"))
+    assert found.keys() == given.keys()
+    for name, tensor in given.items():
+        assert torch.allclose(found[name], tensor, rtol=2e-3, atol=1e-4), name  # float16 lies between them
+
+    fresh = make_base(plan)
+    assert take_up(began, {"unet": fresh}) and not take_up(wrote, {"unet": make_base(plan)})
+    assert torch.allclose(fresh.conv_in.weight, parts["unet"].conv_in.weight, atol=1e-3)
+    moment = began.path("begin").stat().st_mtime_ns
+    begin(plan, began, tmp_path / "nothing is read the second time")
+    assert began.path("begin").stat().st_mtime_ns == moment
+
+
+def _named(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    return {f"{key}.{name}": value for key, module in modules.items() for name, value in module.state_dict().items()}
+
+
+def test_quick_training_sees_the_same_and_teaches_the_same_weights() -> None:
+    torch.manual_seed(0)
+    plan = dataclasses.replace(QUARTER, base=Unet((16, 32), (0, 1)), unet_groups=4)
+    unet, bench = make_base(plan), Bench(Path(), torch.device("cpu"), 0, math.inf, print, quick=True)
+    told = {"text_embeds": torch.randn(2, 128), "time_ids": torch.full((2, 6), 112.0)}
+    given = {"encoder_hidden_states": torch.randn(2, 77, 56), "added_cond_kwargs": told}
+    x, times = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
+    seen, gradients = [], []
+    for see in (unet, bench.eye(unet)):
+        unet.zero_grad()
+        output = see(x, times, **given).sample.float()
+        output.pow(2).mean().backward()
+        seen.append(output.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in unet.parameters() if p.grad is not None]))
+    assert seen[0].dtype == gradients[1].dtype == torch.float32 and gradients[0].shape == gradients[1].shape
+    for exact, quick in (seen, gradients):
+        difference = float((exact - quick).norm() / exact.norm())
+        assert 0 < difference < 0.03
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    found = []
+    for size in (1, 2):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        assert run_team(size, functools.partial(_line, folder)) == 0
+        found.append(torch.load(folder / "line.pt")["average"]["line.weight"])
+    assert torch.allclose(found[0], found[1], atol=1e-5) and not torch.allclose(found[0], torch.zeros(1, 3), atol=0.1)
+
+
+def _line(folder: Path, team: Team) -> int:
+    torch.manual_seed(1)
+    line = torch.nn.Linear(3, 1)
+
+    def draw(rng: np.random.Generator, progress: float) -> tuple[torch.Tensor, ...]:
+        return (torch.from_numpy(rng.standard_normal((8, 3))).float(),)
+
+    def loss_of(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss = (line(x) - x.sum(1, keepdim=True)).pow(2).mean()
+        return loss, loss.detach()
+
+    bench = Bench(folder, torch.device("cpu"), 0, math.inf, print, team)
+    train("line", {"line": line}, Stage(12, 8, 0.1), bench, draw, loss_of)
+    return 0
