@@ -295,11 +295,11 @@ def _check_limits(field: dataclasses.Field[Any], value: Any) -> None:
 
 def _check_size(size: Size) -> None:
     for name, side in (("Width", size.width), ("Height", size.height)):
-        if side % SIZE_STEP_PX:
-            nearest = max(MIN_SIDE_PX, round(side / SIZE_STEP_PX) * SIZE_STEP_PX)
-            raise RequestError("size", f"{name} {side} is no multiple of {SIZE_STEP_PX}.", f"Try {nearest}.")
         if not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
             raise RequestError("size", f"{name} is {side}.", f"It must lie between {MIN_SIDE_PX} and {MAX_SIDE_PX}.")
+        if side % SIZE_STEP_PX:
+            nearest = round(side / SIZE_STEP_PX) * SIZE_STEP_PX
+            raise RequestError("size", f"{name} {side} is no multiple of {SIZE_STEP_PX}.", f"Try {nearest}.")
 
 
 def _check_names(request: Request) -> None:

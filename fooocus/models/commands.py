@@ -20,10 +20,11 @@ def doctor(run: FirstRun, measured_seconds: float | None = None) -> Iterator[str
     yield from lines(run.survey(measured_seconds))
     if run.searching:
         yield "The search for copies on this disk has not ended; start the page to let it end."
+    at_home = {file.path for file in run.shelves.found if not file.misplaced}  # one folder may hold several kinds
     for file in run.shelves.found:
         if file.content.problem:
             yield f"Not usable: {file.path}: {file.content.problem}"
-        elif file.misplaced:
+        elif file.misplaced and file.path not in at_home:
             yield f"In another folder than usual: {file.path} is of kind {file.content.kind}."
 
 

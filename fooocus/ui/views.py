@@ -22,8 +22,7 @@ EXAMPLES = (
 )
 # Shown while the page's settings are those of a waiting job that they will replace.
 EDITS = (
-    "<p>Generate puts this in the place of the waiting job.</p>"
-    '<button type="button" data-queue="keep">Keep both</button>'
+    '<p>Enter puts this in the place of the waiting job.</p><button type="button" data-queue="keep">Keep both</button>'
 )
 # Shown while the program does not answer; queue.js, which asks it all the time, knows.
 AWAY = (

@@ -245,6 +245,21 @@ def test_the_commands_link_what_is_there_and_fetch_the_rest(tmp_path: Path, home
         run.close()
 
 
+def test_a_file_in_a_folder_of_several_kinds_lies_where_it_belongs(tmp_path: Path, home: Path) -> None:
+    root = tmp_path / "ours"
+    loras, all_kinds = root / "models" / "loras", root / "models" / "pocket"
+    folders = {"checkpoint": (root / "models" / "checkpoints", all_kinds), "lora": (loras, all_kinds)}
+    for folder in (root / "models" / "checkpoints", loras, all_kinds):
+        folder.mkdir(parents=True)
+    file = LoraFile("x.safetensors", 3000)
+    for folder in (all_kinds, root / "models" / "checkpoints"):
+        (folder / f"in {folder.name}.safetensors").write_bytes(file.read(0, file.size))
+    run = FirstRun(Places(root, root / "models", root / "data", folders), [], HubSettings({}))
+    told = [line for line in doctor(run) if line.startswith("In another folder")]
+    assert [line for line in told if "in checkpoints" in line] == told and len(told) == 1
+    run.close()
+
+
 def test_half_a_file_does_not_count_as_here(tmp_path: Path, home: Path) -> None:
     file = LoraFile("x.safetensors", 1000)
     with FakeHub(file) as hub:

@@ -97,6 +97,22 @@ def test_json_and_back_is_the_identity(width: int, **values: Any) -> None:
     assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
 
 
+@pytest.mark.parametrize(
+    ("width", "remedy"),
+    [
+        (9999, "between 64 and 4096"),
+        (10, "between 64 and 4096"),
+        (4095, "Try 4096"),
+        (67, "Try 64"),
+        (1150, "Try 1152"),
+    ],
+)
+def test_what_is_advised_for_a_wrong_size_is_accepted(width: int, remedy: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        Request(size=Size(width, 896))
+    assert caught.value.field == "size" and remedy in caught.value.remedy
+
+
 @pytest.mark.parametrize("written", ["1152x896", "1152 × 896", "1152*896", " 1152X896 "])
 def test_sizes_are_read_as_people_write_them(written: str) -> None:
     assert parse_size(written) == Size(1152, 896)
