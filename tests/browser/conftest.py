@@ -25,7 +25,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FAKES = ROOT / "tests" / "fakes"
 SCREENSHOTS = ROOT / ".cache" / "screenshots"
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -119,7 +119,7 @@ def _launch(program: Sequence[str], settings: dict[str, Any]) -> PageServer:
     except queue.Empty:
         url = ""
     if not url.startswith("http://"):
-        process.kill()
+        _kill(process)
         pytest.fail(f"the page process did not answer within {START_SECONDS} s")
     return PageServer(url, Path(settings["config"]["outputs"]), process, settings)
 
@@ -134,9 +134,13 @@ def restart(server: PageServer, program: Sequence[str] = (sys.executable, str(FA
 
 def end(server: PageServer) -> None:
     """Kill a page process; its worker ends because its input does."""
-    server.process.kill()
-    server.process.wait()
-    for pipe in (server.process.stdin, server.process.stdout):
+    _kill(server.process)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
         if pipe:
             pipe.close()
 
@@ -189,7 +193,7 @@ class Visitor:
         self.type_prompt(text)
         self.page.press("#field-prompt textarea", "Enter")
 
-    def wait_phase(self, phase: str, seconds: float = 20.0) -> None:
+    def wait_phase(self, phase: str, seconds: float = 60.0) -> None:
         """Wait until the stage shows ``phase``."""
         self.page.wait_for_selector(f'#stage .stage[data-phase="{phase}"]', timeout=seconds * 1000)
 
@@ -309,7 +313,7 @@ def visit(chromium: Any, used_contexts: list[Any]) -> Iterator[Visit]:
         url: str, *, width: int = 1440, height: int = 900, theme: str = "light", before: str = "", **options: Any
     ) -> Visitor:
         context = used_contexts.pop() if used_contexts and not options else chromium.new_context(**options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         page = context.new_page()
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme=theme)

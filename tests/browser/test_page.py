@@ -369,7 +369,7 @@ def test_ctrl_c_closes_everything_while_a_page_is_open(mortal: PageServer, visit
     visitor.generate("endless and interrupted")
     visitor.wait_step(2)
     mortal.process.send_signal(signal.SIGINT)
-    assert mortal.process.wait(timeout=15) == 0
+    assert mortal.process.wait(timeout=60) == 0
     assert mortal.process.stdout is not None and mortal.process.stdout.read().strip() == "closed"
 
 

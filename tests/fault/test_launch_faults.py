@@ -226,11 +226,11 @@ def test_start_after_kill_9_in_the_midst_of_the_real_thing(copy: Path) -> None:
     first.communicate()
     assert not (copy / ".venv" / "launch.json").exists()
 
-    said, _ = (second := start(copy, "7", "ü 图")).communicate(timeout=60)
+    said, _ = (second := start(copy, "7", "ü 图")).communicate(timeout=300)
     assert "PROGRAM ['7', 'ü 图'] tiny" in said, said
     assert second.returncode == 7
 
-    said, _ = (third := start(copy, "0")).communicate(timeout=60)
+    said, _ = (third := start(copy, "0")).communicate(timeout=300)
     assert said == "PROGRAM ['0'] tiny\n"
     assert third.returncode == 0
 
@@ -244,7 +244,7 @@ def test_start_waits_for_a_pip_that_outlived_its_launcher_and_for_a_second_start
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGKILL)  # only the launcher: the venv command it started goes on
     both = [start(copy, "0"), start(copy, "0")]
-    outputs = [process.communicate(timeout=60)[0] for process in both]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
     first.communicate()
     assert all("waiting for it to finish" in said for said in outputs), outputs
     assert all("PROGRAM ['0'] tiny" in said for said in outputs), outputs
@@ -253,7 +253,7 @@ def test_start_waits_for_a_pip_that_outlived_its_launcher_and_for_a_second_start
 
 def test_no_network_at_the_first_start(copy: Path) -> None:
     (copy / "requirements.txt").write_text("--index-url http://127.0.0.1:9/simple\nnothing-of-this-name==1.0\n")
-    said, _ = (process := start(copy, "0")).communicate(timeout=60)
+    said, _ = (process := start(copy, "0")).communicate(timeout=300)
     assert process.returncode == 2
     assert "there is no connection to the package index.\nThe first start needs the Internet." in said
     assert said.rstrip().endswith(f"The whole story is in {copy / '.cache' / 'install.log'}")

@@ -56,7 +56,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         jobs.store.close()
 
 
-def watch(jobs: Jobs, id: str, seconds: float = 20.0) -> list[Event]:
+def watch(jobs: Jobs, id: str, seconds: float = 60.0) -> list[Event]:
     """Return all events of a job up to its last one."""
     events: list[Event] = []
     last, end = 0, time.monotonic() + seconds
@@ -69,7 +69,7 @@ def watch(jobs: Jobs, id: str, seconds: float = 20.0) -> list[Event]:
     return events
 
 
-def until(jobs: Jobs, id: str, kind: type[Event], seconds: float = 20.0) -> None:
+def until(jobs: Jobs, id: str, kind: type[Event], seconds: float = 60.0) -> None:
     """Wait for the first event of a kind."""
     end = time.monotonic() + seconds
     while not any(isinstance(event, kind) for _, event in jobs.events(id)):

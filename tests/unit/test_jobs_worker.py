@@ -226,7 +226,7 @@ def test_the_end_of_the_page_in_mid_job_leaves_at_once(wires: list[Wire]) -> Non
     wire.run("a")
     assert wire.event() == Notice("begun")
     wire.input.close()
-    assert wire.left.get(timeout=5) == 0
+    assert wire.left.get(timeout=60) == 0
     release.set()
 
 
