@@ -147,27 +147,12 @@ EVENING = dataclasses.replace(
     looks=("cinematic",),
     heard=False,
 )
-# For a night, from the files of EVENING: the whole world. Text encoders as in EVENING.
-NIGHT = dataclasses.replace(
-    EVENING,
-    levels={"all": 0.0},
-    pictures=24_000,
-    stages={
-        **EVENING.stages,
-        "text": Stage(1_500, 64, 1.5e-3),
-        "base": Stage(9_000, 32, 1e-3),
-        "judge": Stage(900, 32, 1e-3),
-    },
-    looks=LOOKS,
-    heard=True,
-)
 PLANS: Mapping[str, Plan] = {
     "quarter": QUARTER,
     "eighth": EIGHTH,
     "narrow": NARROW,
     "wide": WIDE,
     "evening": EVENING,
-    "night": NIGHT,
 }
 
 
