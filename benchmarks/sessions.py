@@ -1,9 +1,9 @@
 """How the page answers when many people use it at once while a job runs; loopback only, a fake engine draws.
 
 Each session does what a browser does on its first visit: it loads the document and every file that the page needs, over
-six connections (``first_visit.txt`` is what Chromium asked for, recorded with ``--record``), opens the stream of
-answers, asks for what was kept, follows the worker, makes a job, watches it, and then loads the document, the job's
-preview and the queue again and again. Run ``python benchmarks/sessions.py [sessions] [seconds]`` in the environment of
+six connections (``first_visit.txt`` is what Chromium asked for, recorded with ``--record``), listens to the page's
+news, asks for what was kept, makes a job, listens to it, and then loads the document, the job's preview and the queue
+again and again. Run ``python benchmarks/sessions.py [sessions] [seconds]`` in the environment of
 the tests.
 
 The clients share the computer with the server, so they are cheap: bare HTTP on sockets, and bodies are read but not
@@ -136,7 +136,6 @@ class Session:
         self._parts = {part["id"]: part["props"] for part in config["components"]}
         self._functions = {function["api_name"]: function for function in config["dependencies"]}
         self._hash = uuid.uuid4().hex[:11]
-        self._first: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         cookies: dict[str, str] = {}
         self._stream = Connection(port, cookies)
         self._free: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
@@ -149,9 +148,8 @@ class Session:
         listening: list[asyncio.Task[None]] = []
         try:
             await self._load(files)
-            opening = [self._run("open"), self._run("estimate"), self._run("card"), self._join("follow", {})]
+            opening = [self._run("open"), self._run("estimate"), self._run("card"), self._listen("news", listening)]
             opening += [self._get(path, "a small question") for path in ("/kept", "/queue", "/ui/lists/presets")]
-            listening.append(asyncio.create_task(self._listen()))
             await asyncio.gather(*opening)
             for typed in ("a", "a light", "a lighthouse"):
                 await self._run("check", {"field-prompt": typed}, kind="a look at what is typed")
@@ -160,7 +158,7 @@ class Session:
             with self._times.of("making a job"):
                 told = await self._run("generate", {"field-prompt": f"a lighthouse {self._hash}", "tab": ""}, kind="")
             self.jobs.append(str(told["tab"]))
-            await self._join("watch", {"tab": told["tab"]})
+            await self._listen("stage", listening, self.jobs[-1])
             listening.append(asyncio.create_task(self._look_at_queue()))
             ends = time.monotonic() + seconds
             while time.monotonic() < ends:
@@ -218,24 +216,20 @@ class Session:
         told = json.loads((await self._ask("POST", f"/gradio_api/run/{name}", kind, body))[1])["data"]
         return {str(self._parts[id].get("elem_id")): value for id, value in zip(function["outputs"], told, strict=True)}
 
-    async def _join(self, name: str, values: Mapping[str, Any]) -> None:
-        """Ask for a stream of answers and wait for its first."""
-        kind = {"follow": "the first word about the worker", "watch": "the first look at a job"}[name]
+    async def _listen(self, wanted: str, listening: list[asyncio.Task[None]], job: str = "") -> None:
+        """Listen anew, as a page does whose jobs change, until the first word of a kind has come; read on behind it."""
+        kind = {"news": "the first word about the worker", "stage": "the first look at a job"}[wanted]
+        self._stream.close()
+        first = asyncio.Event()
         with self._times.of(kind):
-            body = self._body(self._functions[name], values)
-            id = json.loads((await self._ask("POST", "/gradio_api/queue/join", "", body))[1])["event_id"]
-            await asyncio.wait_for(self._first[id].wait(), ANSWER_SECONDS)
+            await self._stream.begin("GET", f"/live?tab={job}")
+            listening.append(asyncio.create_task(self._read(self._stream.parts(), f"event: {wanted}".encode(), first)))
+            await asyncio.wait_for(first.wait(), ANSWER_SECONDS)
 
-    async def _listen(self) -> None:
-        """Read the stream in which all answers come."""
-        await asyncio.sleep(0.05)  # the server knows a session from its first event on
-        await self._stream.begin("GET", f"/gradio_api/queue/data?session_hash={self._hash}")
-        seen = re.compile(rb'"msg":\s*"process_(?:generating|completed)"')
-        name = re.compile(rb'"event_id":\s*"(\w+)"')
-        async for part in self._stream.parts():
-            for line in part.split(b"\n\n"):
-                if seen.search(line) and (event := name.search(line)):
-                    self._first[event[1].decode()].set()
+    async def _read(self, parts: AsyncIterator[bytes], wanted: bytes, first: asyncio.Event) -> None:
+        async for part in parts:
+            if wanted in part:
+                first.set()
 
     async def _look_at_queue(self) -> None:
         while True:

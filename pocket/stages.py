@@ -169,6 +169,7 @@ def train_refiner(plan: Plan, bench: Bench) -> None:
     words, stage, signal = Words(plan.looks), plan.stages["refiner"], alphas_cumprod().to(bench.device)
     library = Library(plan, bench, words)
     text_l, text_g = (module.to(bench.device).requires_grad_(False) for module in text_encoders(plan, words))
+    take_up(bench, {"text_l": text_l, "text_g": text_g})  # of the files that the training began with, if it did
     for key, module in (("text_l", text_l), ("text_g", text_g)):
         # Where the base does not teach them, there is no need to wait for it.
         averaged("base" if plan.text_rate > 0 else "text", module, bench, key)

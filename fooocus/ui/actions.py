@@ -18,23 +18,17 @@ SETTINGS: tuple[str, ...] = tuple(name for name in CONTROLS if name != "prompt")
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """One thing that the page asks: the boxes whose values are ``given``, and those that are ``told`` something.
-
-    One that ``streams`` answers again and again for as long as there is news.
-    """
+    """One thing that the page asks: the boxes whose values are ``given``, and those that are ``told`` something."""
 
     name: str
     given: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
-    streams: bool = False
 
 
 ACTIONS: Mapping[str, Action] = {
     action.name: action
     for action in (
-        Action("open", ("memory",), (*CONTROLS, "advanced", "loved", "meanwhile", "found")),
-        Action("follow", (), ("status", "first", "arrived"), streams=True),
-        Action("watch", ("tab",), ("stage",), streams=True),
+        Action("open", ("memory",), (*CONTROLS, "advanced", "loved", "meanwhile", "me", "found")),
         Action("go_over", (*CONTROLS, "meanwhile"), (*CONTROLS, "meanwhile", "hint")),
         Action("order", ("order",)),
         Action(

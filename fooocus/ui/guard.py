@@ -57,8 +57,9 @@ DOORS: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = tuple(
         ("POST", r"/device"),
         ("GET HEAD POST", r"/join/[\w-]+"),
         ("GET", rf"/queue/settings/{_NAME}"),
-        ("GET", r"/gradio_api/(queue/data|app_id)"),
-        ("POST", rf"/gradio_api/(queue/join|run/{_NAME})"),
+        ("GET", r"/live"),
+        ("GET", r"/gradio_api/app_id"),
+        ("POST", rf"/gradio_api/run/{_NAME}"),
     )
 )
 # Gradio's page starts from inline scripts and compiles its templates, so scripts of our own may do both; nothing may

@@ -8,7 +8,7 @@ values of boxes; hidden ones carry what scripts of our own (``static/``) ask and
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
@@ -48,7 +48,11 @@ _HIDDEN: Mapping[str, str] = {
     "order": "order",
     "meanwhile": "meanwhile",
     "arrived": "arrived",
+    "watched": "watched",
+    "me": "me",
 }
+# Stands where live.js puts what the server tells.
+_LIVE = "<span data-live hidden></span>"
 # What was typed and set is kept by kept.js: in the browser, and on the server for the same person's other devices.
 _REMEMBER = """(...values) => {
   const names = %s
@@ -61,6 +65,7 @@ _RECALL_PROMPT = "() => fooocusKept.prompt(%s)"
 _JOIN_IDS = """(found, tab) => {
   return [...new Set([...found.split(" "), ...tab.split(" ")])].filter(Boolean).join(" ")
 }"""
+_WATCH = "ids => { sessionStorage.setItem('fooocus.jobs', ids); fooocusLive.watch(ids) }"
 # The job that is meant by a person who presses Stop, whatever else the tab knows of.
 _SHOWN = "() => document.querySelector('#stage .stage')?.dataset.job ?? ''"
 # Tells the panels what the boxes hold now, whoever has put it there.
@@ -74,13 +79,8 @@ def stub(action: Action) -> Callable[..., Any]:
     async def once(*values: Any) -> None:
         raise NotImplementedError(action.name)
 
-    async def again(*values: Any) -> AsyncIterator[None]:
-        raise NotImplementedError(action.name)
-        yield None
-
-    made = again if action.streams else once
-    made.__name__ = action.name
-    return made
+    once.__name__ = action.name
+    return once
 
 
 class Layout:
@@ -98,8 +98,8 @@ class Layout:
             with gr.Row(elem_id="room"):
                 with gr.Column(elem_id="main"):
                     boxes["banner"] = _html("", "banner")
-                    boxes["stage"] = _html(views.stage(View()), "stage")
-                    boxes["first"] = _html(welcome_views.UNKNOWN if self._models else "", "first")
+                    _html(views.stage(View()), "stage")
+                    _html(welcome_views.UNKNOWN if self._models else _LIVE, "first")
                     self._build_desk()
                 with gr.Column(elem_id="advanced"), gr.Tabs(elem_id="tabs") as boxes["tabs"]:
                     for group, title in TABS:
@@ -160,7 +160,7 @@ class Layout:
             with gr.Row(elem_id="foot"):
                 boxes["advanced"] = gr.Checkbox(False, label="Advanced", container=False, elem_id="advanced-switch")
                 boxes["time"] = _html("", "time")
-                boxes["status"] = _html("", "status")
+                _html(_LIVE, "status")
                 gr.Button("Queue", elem_id="queue-open")
                 gr.Button("History", elem_id="history-open")
 
@@ -168,7 +168,7 @@ class Layout:
         """Let an event, or several, ask an action. Answers show no spinners: the stage says what goes on."""
         action = ACTIONS[name]
         wired: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "js": js}
-        wired |= {"queue": action.streams, "trigger_mode": mode}
+        wired |= {"queue": False, "trigger_mode": mode}
         given, told = ([self._boxes[box] for box in names] for names in (action.given, action.told))
         if isinstance(event, list):
             return gr.on(event, stub(action), given, told, **wired)
@@ -182,14 +182,12 @@ class Layout:
         blocks.load(None, None, prompt, js=_RECALL_PROMPT % json.dumps(self._defaults.prompt))
         self._on(blocks.load, "open", js=_RECALL).then(None, None, None, js="() => { fooocusKept.begin() }")
         boxes["found"].change(None, [boxes["found"], boxes["tab"]], boxes["tab"], js=_JOIN_IDS)
-        self._on(blocks.load, "follow")
         self._on(boxes["arrived"].change, "go_over")
         self._on(boxes["order"].change, "order", mode="multiple")
         self._on([self._go.click, prompt.submit], "generate", mode="multiple")
-        watched = self._on(boxes["tab"].change, "watch", mode="multiple")  # the newest one ends those before
         timed = [boxes[name].change for name in TIMED]
         self._on([blocks.load, prompt.blur, *timed], "estimate", mode="always_last")
-        self._on(watched.then, "estimate")  # it has just learnt
+        self._on(boxes["watched"].change, "estimate")  # it has just learnt
         # Of what is typed, only the last counts.
         self._on(prompt.change, "check", mode="always_last")
         self._on(boxes["remedy"].change, "remedy")
@@ -213,7 +211,7 @@ class Layout:
     def _wire_browser(self) -> None:
         """Join what happens in the browser alone."""
         boxes = self._boxes
-        boxes["tab"].change(None, boxes["tab"], None, js="ids => { sessionStorage.setItem('fooocus.jobs', ids) }")
+        boxes["tab"].change(None, boxes["tab"], None, js=_WATCH)
         boxes["replaces"].change(None, None, None, js="() => { window.fooocusQueue?.look() }")
         switch = "on => { document.body.classList.toggle('advanced', on) }"
         boxes["advanced"].change(None, boxes["advanced"], None, js=switch)

@@ -1,8 +1,8 @@
 """What the page answers: for each of :mod:`fooocus.ui.actions` a method that turns boxes' values into boxes' values.
 
-A tab holds the ids of its jobs in a hidden box. Making a job adds its id; whenever the box changes, one watcher follows
-what is still active. So closing a tab ends nothing, and a reloaded tab picks up where it was. The ids stay in the
-browser's own storage; settings there and, for the person's other devices, on the server.
+A tab holds the ids of its jobs in a hidden box. Making a job adds its id; whenever the box changes, the tab listens
+anew (:mod:`fooocus.ui.live`) to what is still active. So closing a tab ends nothing, and a reloaded tab picks up where
+it was. The ids stay in the browser's own storage; settings there and, for the person's other devices, on the server.
 
 Values are found by the names of their boxes, never by position, and come from a browser: they may be anything.
 """
@@ -28,6 +28,7 @@ from fooocus.ui.controls import initial, restorable
 from fooocus.ui.estimate import Estimator
 from fooocus.ui.fields import BY_NAME, to_request
 from fooocus.ui.hints import hints
+from fooocus.ui.live import NO_COOKIE
 from fooocus.ui.meanwhile import ARRIVED, ON, carried_over
 from fooocus.ui.news import News
 from fooocus.ui.presets_panel import PresetsPanel
@@ -40,7 +41,6 @@ from fooocus.ui.welcome import Welcome
 Boxes = Mapping[str, Any]  # values by the names of their boxes
 Answer = dict[str, Any]  # a box's new value, or, as an Update, its new properties
 Once = Callable[[Boxes, str], Answer]
-Again = Callable[[Boxes, str], AsyncIterator[Answer]]
 _KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
 
 
@@ -92,10 +92,6 @@ class Page:
             "restore": lambda given, owner: self._restorer.obey(given),
         }
 
-    def again(self) -> Mapping[str, Again]:
-        """Return by action what answers again and again."""
-        return {"follow": self._follow, "watch": self._watch}
-
     def _open(self, given: Boxes, owner: str) -> Answer:
         """Give a page back what its browser had: settings, and this tab's jobs or else the person's last ones."""
         values, ids = _recall(given["memory"])
@@ -109,6 +105,7 @@ class Page:
             answer["advanced"] = values["advanced"]
         if isinstance(values.get("loved"), str):  # favourite styles, which the browser reads
             answer["loved"] = values["loved"]
+        answer["me"] = owner if owner.startswith(NO_COOKIE) else ""
         mine = self._watcher.mine(ids, owner) or self._watcher.last(owner)
         answer["found"] = " ".join(job.id for job in mine)
         return answer
@@ -192,25 +189,20 @@ class Page:
             self._jobs.skip(job.id)
         return {}
 
-    async def _watch(self, given: Boxes, owner: str) -> AsyncIterator[Answer]:
-        """Show the active jobs of a tab, one after the other, until the last has ended.
-
-        A tab that gets another job asks anew, and this ends.
-        Each answer is the whole stage: of answers in quick succession the browser may take only the last.
-        """
-        async for view in self._watcher.watch(given["tab"].split(), owner):
+    async def watch(self, ids: list[str], owner: str) -> AsyncIterator[str]:
+        """Yield the stage of the active jobs of a tab, one after the other, until the last has ended."""
+        async for view in self._watcher.watch(ids, owner):
             fetchable = view.code == MissingModel.__name__ and await anyio.to_thread.run_sync(self._fetchable, view)
-            yield {"stage": views.stage(view, fetchable=fetchable)}
+            yield views.stage(view, fetchable=fetchable)
 
     def _fetchable(self, view: View) -> bool:
         """Whether what a failed job lacks can be fetched."""
         return bool(self._remedies.fetchable(self._jobs.job(view.job).request))
 
-    async def _follow(self, given: Boxes, owner: str) -> AsyncIterator[Answer]:
-        """Say quietly what the worker is getting ready and which files are missing, for as long as the page is open.
+    async def follow(self) -> AsyncIterator[dict[str, str]]:
+        """Yield what the worker is getting ready and which files are missing, for as long as the page is open.
 
-        When files were missing and have all come, the third box says so. That it never ends has a second reason: a page
-        closes its stream of answers when nothing is pending, and an event of that very moment would never be answered.
+        When files were missing and have all come, the last word says so.
         """
         missed = self._begin() is not self._defaults
         async for told in self._news.follow():

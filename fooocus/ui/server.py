@@ -34,6 +34,7 @@ from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
 from fooocus.ui.kept import FOLDER as PEOPLE
 from fooocus.ui.kept import Kept, add_kept_routes
 from fooocus.ui.lists import Lists
+from fooocus.ui.live import Live
 from fooocus.ui.page import Page
 from fooocus.ui.pictures import add_picture_routes
 from fooocus.ui.protocol import Protocol
@@ -141,8 +142,8 @@ def build_app(
     watcher = Watcher(jobs, previews, config.outputs, course=estimator.course)
     page = Page(config, jobs, defaults, watcher, welcome, Remedies(jobs, first_run), estimator)
     made = compiled(defaults, models=welcome.knows_models, folder=config.data / COMPILED)
-    protocol = Protocol(made.functions, page.once(), page.again())
-    app.router.routes.extend(protocol.routes())
+    protocol = Protocol(made.functions, page.once())
+    app.router.routes.extend([*protocol.routes(), Live(page.watch, page.follow).route()])
     return Guard(Files(app, made, protocol.app_id), config, port, seconds=wrong_try_seconds)
 
 

@@ -20,6 +20,7 @@ HEAD = """
 <script src="/ui/kept.js" defer></script>
 <script src="/ui/heard.js" defer></script>
 <script src="/ui/page.js" defer></script>
+<script src="/ui/live.js" defer></script>
 <script src="/ui/pictures.js" defer></script>
 <script src="/ui/lightbox.js" defer></script>
 <script src="/ui/history.js" defer></script>

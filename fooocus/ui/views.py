@@ -161,7 +161,7 @@ def _progress(view: View) -> str:
     return (
         '<div class="progress">'
         f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{done}"><i style="width:{view.fraction * 100:.1f}%"></i></div>'
+        f'aria-valuenow="{done}"><i style="transform:scaleX({view.fraction:.3f})"></i></div>'
         f'<p><span class="now">{_now(view)}</span>'
         f'<span class="count">{escape(progress_words(view))}</span></p></div>'
     )

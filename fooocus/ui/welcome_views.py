@@ -164,7 +164,7 @@ def _bar(fraction: float, label: str) -> str:
     done = min(1.0, max(0.0, fraction)) * 100
     return (
         f'<div class="bar" role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{done:.0f}"><i style="width:{done:.1f}%"></i></div>'
+        f'aria-valuenow="{done:.0f}"><i style="transform:scaleX({done / 100:.3f})"></i></div>'
     )
 
 

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKES = ROOT / "tests" / "fakes"
 SCREENSHOTS = ROOT / ".cache" / "screenshots"
 START_SECONDS = 180.0
+# The first is the same engine without windows, tabs and menus, and takes half of the work to start.
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -151,13 +153,13 @@ def chromium() -> Iterator[Any]:
 
     Closed after each module: playwright keeps an event loop running in this thread, beside which no other can run.
     """
-    path = os.environ.get("FOOOCUS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    path = os.environ.get("FOOOCUS_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         path = None
     if path is None:
-        reason = "the browser tests need chromium and the Python package playwright"
+        reason = "the browser tests need chromium-headless-shell or chromium, and the Python package playwright"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)

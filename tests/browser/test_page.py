@@ -51,7 +51,7 @@ def test_from_a_sentence_to_a_picture_on_disk(server: PageServer, visit: Visit) 
     frames: set[str] = set()
     titles: set[str] = set()
     while visitor.page.get_attribute("#stage .stage", "data-phase") == "running" and len(seen) < 60:
-        seen.append(visitor.page.evaluate("parseFloat(document.querySelector('#stage .bar i')?.style.width ?? 'NaN')"))
+        seen.append(visitor.page.evaluate("Number(document.querySelector('#stage .bar')?.ariaValueNow ?? 'NaN')"))
         frames.add(visitor.page.evaluate("document.querySelector('#stage .frame img')?.getAttribute('src') ?? ''"))
         titles.add(visitor.page.title())
         time.sleep(0.05)
@@ -326,7 +326,8 @@ def test_nothing_is_asked_of_anybody_else(server: PageServer, visit: Visit) -> N
     visitor.wait_phase("finished")
     asked = {url.removeprefix(server.url).partition("?")[0] for url in visitor.requests}
     ours = {f"ui/{file.relative_to(STATIC).as_posix()}" for file in STATIC.rglob("*.*")}
-    assert ours - asked == set(), "a file of ours that this test does not load"
+    # A Chromium without windows has no place for a page's icon.
+    assert ours - asked <= {"ui/icon.svg"}, "a file of ours that this test does not load"
     assert {"pictures", "thumbnails", "history"} <= {path.partition("/")[0] for path in asked}
     assert tried == [] and visitor.foreign() == []
 

@@ -8,25 +8,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from fooocus.config import Config
-from fooocus.errors import StorageError
 from fooocus.request import Request
 from fooocus.ui.actions import ACTIONS, CONTROLS
 from fooocus.ui.compiled import FOLDER, ORIGIN, Compiled, compiled, load
 from fooocus.ui.controls import initial
 from fooocus.ui.files import STATIC, Files
-from fooocus.ui.page import Answer, Boxes, Update
-from fooocus.ui.protocol import Protocol
 from fooocus.ui.server import build_app
 from tests.fakes.fake_jobs import FakeJobs
 
@@ -80,7 +74,7 @@ def test_every_action_is_wired_to_the_boxes_that_it_names(page: Compiled) -> Non
         action, function = ACTIONS[name], wired[id]
         for boxes, found in ((action.given, function["inputs"]), (action.told, function["outputs"])):
             assert [IDS.get(box, box) for box in boxes] == [ids[part] for part in found], name
-        assert (function["queue"], function["types"]["generator"]) == (action.streams, action.streams), name
+        assert not function["queue"] and not function["types"]["generator"], f"{name} would open a stream of Gradio's"
 
 
 def test_the_second_start_needs_no_gradio(page: Compiled, folder: Path) -> None:
@@ -186,11 +180,10 @@ def test_a_job_is_made_and_an_error_stands_beside_its_field(client: TestClient, 
 @pytest.mark.parametrize("value", [7, None, [], {}, "x" * 100_000, "\ud800", True, 1e300])
 def test_no_value_of_a_box_breaks_anything(client: TestClient, page: Compiled, value: Any) -> None:
     for action in ACTIONS.values():
-        if not action.streams:
-            odd = dict.fromkeys(action.given, value)
-            body = {"fn_index": number(page, action.name), "data": list(odd.values()), "session_hash": "abc"}
-            answer = client.post("/gradio_api/run/predict", content=json.dumps(body))
-            assert answer.status_code == 200, (action.name, value)
+        odd = dict.fromkeys(action.given, value)
+        body = {"fn_index": number(page, action.name), "data": list(odd.values()), "session_hash": "abc"}
+        answer = client.post("/gradio_api/run/predict", content=json.dumps(body))
+        assert answer.status_code == 200, (action.name, value)
 
 
 @pytest.mark.parametrize(
@@ -209,175 +202,11 @@ def test_no_value_of_a_box_breaks_anything(client: TestClient, page: Compiled, v
 )
 def test_what_is_no_question_is_refused(client: TestClient, page: Compiled, body: bytes) -> None:
     body = body.replace(b"%d", str(number(page, "stop")).encode())
-    for path in ("/gradio_api/run/predict", "/gradio_api/queue/join"):
-        assert client.post(path, content=body).status_code == 422
+    assert client.post("/gradio_api/run/predict", content=body).status_code == 422
 
 
-def test_a_page_of_an_earlier_life_is_told_so(client: TestClient) -> None:
-    told = client.get("/gradio_api/queue/data", params={"session_hash": "gone"}).text
-    assert json.loads(told.removeprefix("data:"))["session_not_found"] is True
-
-
-# Streams, with functions of the test's own and without a network: a stream ends when its reader goes.
-
-
-class Tab:
-    """Reads a page's stream as long as it is open."""
-
-    def __init__(self, protocol: Protocol, hash: str) -> None:
-        self.app = Starlette(routes=protocol.routes())
-        self.hash = hash
-        self.heard: list[dict[str, Any]] = []
-        self.closed = anyio.Event()
-
-    async def _ask(self, method: str, path: str, query: bytes, body: bytes, send: Any) -> None:
-        sent = False
-
-        async def receive() -> dict[str, Any]:
-            nonlocal sent
-            if sent:
-                await self.closed.wait()
-                return {"type": "http.disconnect"}
-            sent = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": []}
-        await self.app(scope | {"asgi": {"spec_version": "2.3"}}, receive, send)
-
-    async def join(self, function: int, data: list[Any]) -> str:
-        answer = b""
-
-        async def send(message: Any) -> None:
-            nonlocal answer
-            answer += message.get("body", b"")
-
-        asked = {"fn_index": function, "data": data, "session_hash": self.hash}
-        await self._ask("POST", "/gradio_api/queue/join", b"", json.dumps(asked).encode(), send)
-        return str(json.loads(answer)["event_id"])
-
-    async def listen(self) -> None:
-        async def send(message: Any) -> None:
-            for line in message.get("body", b"").splitlines():
-                if line:
-                    self.heard.append(json.loads(line.removeprefix(b"data: ")))
-
-        await self._ask("GET", "/gradio_api/queue/data", f"session_hash={self.hash}".encode(), b"", send)
-
-    async def until(self, msg: str, event: str) -> dict[str, Any]:
-        with anyio.fail_after(10):
-            while True:
-                for message in self.heard:
-                    if message["msg"] == msg and message.get("event_id") == event:
-                        return message
-                await anyio.sleep(0.01)
-
-
-@contextmanager
-def _protocol(follow: Any, watch: Any) -> Iterator[Protocol]:
-    once = {"stop": lambda given, owner: {}}
-    yield Protocol({1: "watch", 2: "follow", 3: "stop"}, once, {"watch": watch, "follow": follow})
-
-
-def test_a_page_that_does_not_read_piles_up_nothing() -> None:
-    asked = 0
-
-    async def watch(given: Boxes, owner: str) -> AsyncIterator[Answer]:
-        nonlocal asked
-        for asked in range(200):
-            yield {"stage": str(asked)}
-
-    async def visit() -> None:
-        with _protocol(None, watch) as protocol:
-            tab = Tab(protocol, "one")
-            event = await tab.join(1, [""])
-            await anyio.sleep(0.3)
-            assert 40 < asked < 60
-            async with anyio.create_task_group() as group:
-                group.start_soon(tab.listen)
-                done = await tab.until("process_completed", event)
-                tab.closed.set()
-            assert done["output"]["data"] == ["199"]
-
-    anyio.run(visit)
-
-
-def test_a_stream_says_what_is_new_and_ends_with_its_page(caplog: pytest.LogCaptureFixture) -> None:
-    ended: list[str] = []
-
-    async def watch(given: Boxes, owner: str) -> AsyncIterator[Answer]:
-        if given["tab"] == "broken":
-            raise StorageError("No.", "Yes.")
-        for word in ("a", "b", "b"):
-            yield {"stage": f"{word} {given['tab']} {owner}"}
-
-    async def follow(given: Boxes, owner: str) -> AsyncIterator[Answer]:
-        try:
-            yield {"status": "here", "arrived": Update(info="x")}
-            await anyio.sleep_forever()
-        finally:
-            ended.append(owner)
-
-    async def visit() -> None:
-        with _protocol(follow, watch) as protocol:
-            tab = Tab(protocol, "one")
-            endless, job = await tab.join(2, []), await tab.join(1, ["me"])
-            async with anyio.create_task_group() as group:
-                group.start_soon(tab.listen)
-                done = await tab.until("process_completed", job)
-                broken = await tab.until("process_completed", await tab.join(1, ["broken"]))
-                once = await tab.until("process_completed", await tab.join(3, [""]))
-                assert ended == []
-                tab.closed.set()
-            said = [m["output"]["data"] for m in tab.heard if m["msg"] == "process_generating" and m["event_id"] == job]
-            assert said == [["a me page-one"], [[["replace", [], "b me page-one"]]], [[]]]
-            assert done["success"] and done["output"]["data"] == ["b me page-one"]
-            assert not broken["success"] and broken["output"] == {"error": None}
-            assert once["success"] and once["output"]["data"] == []
-            first = await tab.until("process_generating", endless)
-            assert first["output"]["data"] == ["here", {"__type__": "update"}, {"info": "x", "__type__": "update"}]
-            assert first["output"]["is_generating"] is True
-            await anyio.sleep(0.05)
-            assert ended == ["page-one"]
-            tab.heard.clear()
-            await tab.listen()
-            assert [m["msg"] for m in tab.heard] == ["unexpected_error"]
-
-    anyio.run(visit)
-    assert "a question of the page was not answered" in caplog.text
-
-
-def test_of_what_a_page_watches_only_the_newest_goes_on() -> None:
-    ended: list[str] = []
-
-    async def watch(given: Boxes, owner: str) -> AsyncIterator[Answer]:
-        try:
-            yield {"stage": given["tab"]}
-            await anyio.sleep_forever()
-        finally:
-            ended.append(given["tab"])
-
-    async def follow(given: Boxes, owner: str) -> AsyncIterator[Answer]:
-        yield {"status": "here"}
-        await anyio.sleep_forever()
-
-    async def visit() -> None:
-        with _protocol(follow, watch) as protocol:
-            tab, other = Tab(protocol, "one"), Tab(protocol, "two")
-            news = await tab.join(2, [])
-            async with anyio.create_task_group() as group:
-                older, elsewhere = await tab.join(1, ["older"]), await other.join(1, ["elsewhere"])
-                group.start_soon(tab.listen)
-                group.start_soon(other.listen)
-                await tab.until("process_generating", older)
-                newer = await tab.join(1, ["newer"])
-                left = await tab.until("process_completed", older)
-                assert left["success"] and left["output"]["data"] == [{"__type__": "update"}]
-                assert (await tab.until("process_generating", newer))["output"]["data"] == ["newer"]
-                await other.until("process_generating", elsewhere)
-                assert ended == ["older"]
-                assert [m["event_id"] for m in tab.heard if m["msg"] == "process_completed"] == [older]
-                assert news != newer
-                tab.closed.set()
-                other.closed.set()
-
-    anyio.run(visit)
+def test_who_keeps_no_cookies_is_known_by_the_page_view(client: TestClient, page: Compiled) -> None:
+    client.cookies.clear()
+    assert ask(client, page, "open", memory="")["me"] == "page-abc"
+    client.get("/")  # which sets one
+    assert ask(client, page, "open", memory="")["me"] == ""

@@ -98,7 +98,7 @@ def test_the_page_itself_answers(client: TestClient) -> None:
 def test_no_route_exists_that_the_page_does_not_need(app: Guard, client: TestClient) -> None:
     known = routes(app)
     assert len(known) > 30, "the walk over the routes found too few to mean anything"
-    assert ("POST", "/gradio_api/queue/join") in known
+    assert ("POST", "/gradio_api/run/x") in known and ("GET", "/live") in known
     for method, path in known:
         is_open = any(method in methods and pattern.fullmatch(path) for methods, pattern in DOORS)
         if not is_open:  # every route that answers GET would answer HEAD as well
@@ -130,7 +130,9 @@ def test_no_route_exists_that_the_page_does_not_need(app: Guard, client: TestCli
         ("GET", "/openapi.json"),
         ("PUT", "/"),
         ("DELETE", "/pictures/2026-01-02/a.png"),
-        ("OPTIONS", "/gradio_api/queue/join"),
+        ("OPTIONS", "/gradio_api/run/predict"),
+        ("POST", "/gradio_api/queue/join"),
+        ("GET", "/gradio_api/queue/data"),
         ("GET", "/assets/../../routes.py"),
         ("GET", "/assets/%2e%2e/%2e%2e/routes.py"),
         ("GET", "/static/..%2f..%2froutes.py"),
@@ -196,7 +198,7 @@ def test_only_our_own_names_are_answered(client: TestClient, host: str, status: 
     ],
 )
 def test_only_this_page_may_change_anything(client: TestClient, headers: dict[str, str], allowed: bool) -> None:
-    status = client.post("/gradio_api/queue/join", json={"nothing": "valid"}, headers=headers).status_code
+    status = client.post("/gradio_api/run/predict", json={"nothing": "valid"}, headers=headers).status_code
     assert status == (422 if allowed else 403)
 
 
@@ -386,5 +388,5 @@ def test_this_machine_alone_needs_none(app: Guard, host: str) -> None:
 def test_web_sockets_are_refused(client: TestClient) -> None:
     from starlette.websockets import WebSocketDisconnect
 
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/gradio_api/queue/join"):
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/live"):
         pass
