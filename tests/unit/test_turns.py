@@ -325,12 +325,13 @@ def test_the_parts_of_a_picture_are_its_steps(request_: Request, machine: Machin
     """What waits between the parts is on the CPU and small, whatever the card is."""
     (recipe, *_) = machine.engine.plan(request_)
     assert machine.engine.parts(recipe) == ("base",), "the pixels' room is there beside the refiner"
-    state = machine.engine.part(recipe, "base")
+    (state,) = machine.engine.part([recipe], "base")
     assert state.step == SWITCH
     kept: list[Tensor] = [state.x, *state.history]
     assert all(tensor.device == torch.device("cpu") and tensor.shape == (1, 4, 8, 8) for tensor in kept)
     before = len(machine.card.taken)
-    assert machine.engine.part(recipe, "base", begun=state).step == SWITCH and len(machine.card.taken) == before
+    assert machine.engine.part([recipe], "base", begun=[state])[0].step == SWITCH
+    assert len(machine.card.taken) == before
 
 
 def space(card_gib: float) -> Space:
