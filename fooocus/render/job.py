@@ -196,7 +196,7 @@ class JobRun:
             try:
                 states = self._engine.part(recipes, part, watch, begun, last=last)
             except TooMany:
-                self._most = self._at_once = len(numbers) // 2
+                self._most = self._at_once = (len(numbers) + 1) // 2
                 return False
             except BrokenPicture as error:
                 if len(numbers) == 1:
