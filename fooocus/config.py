@@ -22,7 +22,7 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,2})?")
 MODEL_KINDS = ("checkpoints", "loras", "vae", "embeddings")
 # What may be switched on for speed beside what is always on; each is told in the Fast class below.
-FAST_EXTRAS = ("graphs", "fp16-accumulation", "cudnn-attention")
+FAST_EXTRAS = ("graphs", "fp16-accumulation", "cudnn-attention", "batches")
 # How programs of this kind call the folder of a kind of model; the first that exists is taken.
 _FOLDER_NAMES: Mapping[str, tuple[str, ...]] = {
     "checkpoints": ("checkpoints", "Stable-diffusion"),
@@ -45,7 +45,8 @@ class Fast:
     ``keep_text``: the text's keys and values are computed once per prompt; the same bits. ``short_numbers``: the device
     may choose 16 bits where that is faster or smaller; otherwise float32. ``graphs``: CUDA graphs per network and size.
     ``fp16_accumulation``: GeForce cards add up in half precision, which can be seen. ``cudnn_attention``: cuDNN's
-    attention before the others.
+    attention before the others. ``batches``: pictures that differ in their seed only are advanced by the same calls of
+    a network, as many as memory has room for; the first is there later, and the last bits are others.
     """
 
     keep_text: bool = True
@@ -53,6 +54,7 @@ class Fast:
     graphs: bool = False
     fp16_accumulation: bool = False
     cudnn_attention: bool = False
+    batches: bool = False
 
 
 def read_fast(text: str) -> Fast:

@@ -36,7 +36,11 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """``step`` of ``steps`` sampling steps are done on this picture. ``preview`` is a JPEG of the picture so far."""
+    """``step`` of ``steps`` sampling steps are done on this picture. ``preview`` is a JPEG of the picture so far.
+
+    Pictures that are made at once say it one after the other; the one that the last :class:`Stage` spoke of comes last,
+    and it alone has a preview.
+    """
 
     picture: int
     pictures: int

@@ -36,6 +36,30 @@ def starting_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+class JoinedNoise:
+    """The noises of several pictures as one, (1, 4, h, w) each -> (B, 4, h, w): each gets what its own seed gives."""
+
+    def __init__(self, noises: Sequence[PictureNoise]) -> None:
+        self._noises = noises
+
+    def at(self, step: int) -> Tensor:
+        """Return the noise of all pictures that belongs to a step."""
+        return _joined([noise.at(step) for noise in self._noises])
+
+    def between(self, sigma_from: float, sigma_to: float) -> Tensor:
+        """Return the scaled increments of the pictures' Brownian paths between two sigmas."""
+        return _joined([noise.between(sigma_from, sigma_to) for noise in self._noises])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for noise in self._noises:
+            noise.close()
+
+
 class PictureNoise:
     """The noise of one picture after its starting noise, handed out on ``device``.
 
@@ -117,3 +141,7 @@ class PictureNoise:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _joined(drawn: Sequence[Tensor]) -> Tensor:
+    return drawn[0] if len(drawn) == 1 else torch.cat(list(drawn))

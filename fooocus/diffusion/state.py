@@ -56,6 +56,30 @@ class Sampler:
     last_sigma: float = 0.0
 
 
+def join(states: Sequence[State]) -> State:
+    """Return pictures that are equally far in one run of one sampler as one state, (1, C, h, w) each."""
+    if len({(state.step, len(state.history)) for state in states}) != 1:
+        raise ValueError("only states that are equally far can be joined")
+    if len(states) == 1:
+        return states[0]
+    history = tuple(torch.cat(tensors) for tensors in zip(*(state.history for state in states), strict=True))
+    seen = [state.denoised for state in states if state.denoised is not None]
+    denoised = torch.cat(seen) if len(seen) == len(states) else None
+    return State(states[0].step, torch.cat([state.x for state in states]), history, denoised)
+
+
+def split(state: State) -> tuple[State, ...]:
+    """Return each picture's own state; they share the memory of the joined one."""
+    if len(state.x) == 1:
+        return (state,)
+    histories = [tensor.split(1) for tensor in state.history]
+    seen = [None] * len(state.x) if state.denoised is None else state.denoised.split(1)
+    return tuple(
+        State(state.step, x, tuple(own), denoised)
+        for x, denoised, *own in zip(state.x.split(1), seen, *histories, strict=True)
+    )
+
+
 def pack(state: State) -> dict[str, Tensor]:
     """Return the state as named CPU tensors that share no memory, fit for a safetensors file."""
     named = {"step": torch.tensor(state.step), "x": state.x}

@@ -35,13 +35,18 @@ class CachingAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """Attend from ``hidden_states`` (B, h*w, C) to ``encoder_hidden_states`` (B, T, D), or to themselves."""
+        """Attend from ``hidden_states`` (B, h*w, C) to ``encoder_hidden_states`` (B, T, D), or to themselves.
+
+        Where there are fewer contexts than rows, each is that of as many rows that follow each other.
+        """
         heads = attn.heads
         query = _split(attn.to_q(hidden_states), heads)  # (B, h*w, C) -> (B, heads, h*w, C/heads)
         if encoder_hidden_states is None:
             key, value = _split(attn.to_k(hidden_states), heads), _split(attn.to_v(hidden_states), heads)
         else:
             key, value = self._text(attn, encoder_hidden_states, heads)
+            if len(key) < len(query):  # kept once, however many pictures are made at once
+                key, value = (text.repeat_interleave(len(query) // len(key), dim=0) for text in (key, value))
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
 

@@ -31,7 +31,10 @@ KEPT = 2  # sets of shapes with a graph; each keeps the memory of a step's activ
 
 
 class Inputs(NamedTuple):
-    """What a UNet is asked with: x (B, 4, h, w), timestep (), context (B, T, D), pooled (B, P), size ids (B, n)."""
+    """What a UNet is asked with: x (B, 4, h, w), timestep (), context (B, T, D), pooled (B, P), size ids (B, n).
+
+    There may be fewer contexts, each for as many rows that follow each other (:mod:`fooocus.families.attention`).
+    """
 
     x: Tensor
     timestep: Tensor

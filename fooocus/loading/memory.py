@@ -151,6 +151,15 @@ class Memory:
         return lower
 
     @contextmanager
+    def follow(self, plan: Plan) -> Iterator[None]:
+        """Go by another plan, made from the present one, until the block ends."""
+        before, self.plan = self.plan, plan
+        try:
+            yield
+        finally:
+            self.plan = before
+
+    @contextmanager
     def use(self, path: Path, role: Role, kind: Kind) -> Iterator[nn.Module]:
         """Have one network of a prepared checkpoint ready for work, with its LoRAs, until the block ends."""
         model = self._models[(*_stamp(path), role)]

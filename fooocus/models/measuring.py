@@ -159,6 +159,10 @@ class _Spent:
     base: list[float] = dataclasses.field(default_factory=list)
     refiner: list[float] = dataclasses.field(default_factory=list)
 
+    def steps(self, stage: StageName) -> list[float]:
+        """The steps of the network that works in a stage."""
+        return self.refiner if stage == "refining" else self.base
+
     def taken(self, *, warm: bool) -> _Measured | None:
         """Return what the picture took; None unless it was watched from its beginning to its end."""
         if not {"loading", "reading", "decoding", "saving"} <= self.stages.keys():
@@ -173,11 +177,15 @@ class _Spent:
 
 
 class _Times:
-    """The time of a job's pictures. A job may work on them in turns: time is of the picture that was spoken of last."""
+    """The time of a job's pictures. A job may work on them in turns: time is of the picture that was spoken of last.
+
+    Pictures that are made at once share each step's time; what was loaded and read for all of them is the first's.
+    """
 
     def __init__(self) -> None:
         self._pictures: dict[int, _Spent] = {}
         self._now: _Spent | None = None
+        self._beside: list[_Spent] = []  # those that have said the step that the present picture is about to say
         self._at = 0.0
 
     def heard(self, event: Event, now: float) -> None:
@@ -187,10 +195,13 @@ class _Times:
                 self._pass(now)
                 self._now = self._pictures.setdefault(picture, _Spent())
                 self._now.stage = name
-            case Step() if self._now is not None:
-                steps = self._now.refiner if self._now.stage == "refining" else self._now.base
-                steps.append(now - self._at)
-                self._at = now
+                self._beside.clear()
+            case Step(picture=picture) if self._now is not None:
+                spent = self._pictures.setdefault(picture, _Spent())
+                if spent is not self._now:
+                    self._beside.append(spent)
+                else:
+                    self._step(spent, now)
             case Saved() | LeftOut():
                 self._pass(now)
                 self._now = None
@@ -198,6 +209,21 @@ class _Times:
     def finished(self, picture: int) -> _Spent:
         """Return what a picture has taken, and forget it."""
         return self._pictures.pop(picture, _Spent())
+
+    def _step(self, spent: _Spent, now: float) -> None:
+        """Give a step to the present picture and to those made at once with it."""
+        own = spent.steps(spent.stage)
+        own.append((now - self._at) / (1 + len(self._beside)))
+        for other in self._beside:
+            steps = other.steps(spent.stage)
+            steps.append(own[-1])
+            if len(steps) == 2 and (over := steps[0] - steps[1]) > 0:  # the first brought the network as well
+                steps[0] -= over
+                own[0] += over
+            for stage in ("loading", "reading"):
+                other.stages.setdefault(stage, 0.0)
+        self._at = now
+        self._beside.clear()
 
     def _pass(self, now: float) -> None:
         if self._now is not None:

@@ -79,22 +79,23 @@ def predictor(
     Both are asked in one network call where their texts can be brought to one length and the plan has the memory for
     it (``together``); in float32 on a processor that changes no more than the last bits. Without guidance only the
     prompt is asked. The context tensors are made here, once, so that the attention layers know them again in every
-    step. The network may be elsewhere than x: it is asked where it is, and the answer comes back. ``ask`` asks it in
-    another way than by calling it.
+    step; several pictures in x are asked with the same texts, in no more calls than one. The network may be elsewhere
+    than x: it is asked where it is, and the answer comes back. ``ask`` asks it in another way than by calling it.
     """
     put = ask or functools.partial(ask_unet, unet)
     device, dtype = next(unet.parameters()).device, next(unet.parameters()).dtype
     matched = match_lengths(prompts.cond.context, prompts.uncond.context) if guided and together else None
 
     def call(x: Tensor, timestep: float, context: Tensor, pooled: Tensor, ids: list[list[float]]) -> Tensor:
-        batch = len(ids)
+        pictures = len(x)
         asked = Inputs(
-            x.to(device=device, dtype=dtype).expand(batch, -1, -1, -1),
+            # All pictures with the first text, then all with the next: (B, 4, h, w) -> (texts * B, 4, h, w).
+            x.to(device=device, dtype=dtype)[None].expand(len(ids), -1, -1, -1, -1).flatten(0, 1),
             torch.tensor(timestep, device=device),
             context,
-            pooled,
+            _of_each(pooled, pictures),
             # Sizes stay float32 for half precision networks too: 716.8 has no exact half, and the network casts later.
-            torch.tensor(ids, device=device),
+            _of_each(torch.tensor(ids, device=device), pictures),
         )
         return put(asked).to(x.device)
 
@@ -120,6 +121,11 @@ def predictor(
         return cond, uncond
 
     return at_once
+
+
+def _of_each(rows: Tensor, pictures: int) -> Tensor:
+    """Repeat what belongs to each text for every picture that it is asked for."""
+    return rows[:, None].expand(-1, pictures, -1).flatten(0, 1)  # (texts, n) -> (texts * B, n)
 
 
 def _ids(family: Family, values: Mapping[str, float]) -> list[float]:

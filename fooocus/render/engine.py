@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,9 @@ from torch import Tensor
 
 from fooocus.config import Config, read_fast
 from fooocus.diffusion.denoisers import denoiser, switch_at
-from fooocus.diffusion.noise import starting_noise
-from fooocus.diffusion.prediction import start
-from fooocus.diffusion.samplers import advance, noise_for, sampler_named, sigmas_for
+from fooocus.diffusion.samplers import advance, sampler_named, sigmas_for
 from fooocus.diffusion.schedules import sdxl_table
-from fooocus.diffusion.state import Denoise, Sampler, State
+from fooocus.diffusion.state import Denoise, State, join, split
 from fooocus.errors import DeviceOutOfMemory, ModelError
 from fooocus.events import StageName
 from fooocus.families import attention
@@ -35,6 +33,7 @@ from fooocus.loading.device import choose_device, is_out_of_memory
 from fooocus.loading.embeddings import Embeddings, EncoderKind
 from fooocus.loading.limits import Limits
 from fooocus.loading.memory import Memory
+from fooocus.memory.batches import at_once, widened
 from fooocus.memory.plan import Plan
 from fooocus.memory.turns import base_apart, pixels_apart
 from fooocus.memory.words import sentence
@@ -54,46 +53,14 @@ from fooocus.render.room import with_room
 from fooocus.render.small_decoder import FOLDER as SMALL_DECODERS
 from fooocus.render.small_decoder import SmallDecoder, find_small_decoder
 from fooocus.render.text import Encoder, encode_text
-from fooocus.render.watch import SILENT, Watch
+from fooocus.render.watch import SILENT, TooMany, Watch
+from fooocus.render.way import Files, Way
 from fooocus.request import Recipe, Request
 
 _TEXTS = 2 * TOGETHER  # of base and refiner for the pictures that are made part by part
 _AHEAD_STEPS = 3  # before the refiner's turn its weights begin to travel, where there is room
 # The two encoders' names in a text's vocabulary, and what each was trained to see behind the end of a text.
 _ENCODERS: Mapping[str, tuple[EncoderKind, int]] = {"text_l": ("l", 49407), "text_g": ("g", 0)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """The model files of a recipe, found on disk."""
-
-    base: Path
-    refiner: Path | None
-    loras: tuple[tuple[Path, float], ...]
-    vae: Path | None
-
-    def unets(self) -> tuple[tuple[Path, Role], ...]:
-        """List the files of the networks that sample, in their order."""
-        return ((self.base, "base"), *(((self.refiner, "refiner"),) if self.refiner else ()))
-
-    def all(self) -> list[Path]:
-        """List every file."""
-        return [path for path in (self.base, self.refiner, self.vae, *(file for file, _ in self.loras)) if path]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Way:
-    """What the way of one picture is fixed by, before its first step."""
-
-    files: Files
-    sampler: Sampler
-    sigmas: tuple[float, ...]
-    latent_scale: float
-    plan: Plan
-
-    @property
-    def steps(self) -> int:
-        return len(self.sigmas) - 1
 
 
 class Engine:
@@ -127,6 +94,7 @@ class Engine:
             vae_dtype=getattr(torch, config.vae_dtype),
         )
         self._device = self._memory.device
+        self._batches = fast.batches
         self._fast = FastPath(fast, self._device.device)
         folders = {kind: config.folders(folder) for kind, folder in FOLDERS.items()}
         self._catalog = Catalog(folders, lambda: placed(config.data), outside=outside)
@@ -191,7 +159,7 @@ class Engine:
         """
         with self._memory.interruptible(watch.check):
             way = self._prepare(recipe, watch)
-            state = self._sample(recipe, way, watch, begun, way.steps)
+            state = self._sample((recipe,), way, watch, (begun,), way.steps)
             watch.stage("decoding")
             latents = state.x.cpu() / way.latent_scale
             vae = functools.partial(self._memory.use_vae, way.files.base, way.files.vae)
@@ -208,20 +176,37 @@ class Engine:
         wanted: dict[Part, bool] = {"base": bool(recipe.switch) and base_apart(plan), "steps": pixels_apart(plan)}
         return tuple(part for part, apart in wanted.items() if apart)
 
+    def at_once(self, recipe: Recipe, watch: Watch = SILENT) -> int:
+        """Return how many pictures that differ from this one in their seed only are to be made at once.
+
+        Raises what :meth:`render` raises.
+        """
+        if not self._batches:
+            return 1
+        with self._memory.interruptible(watch.check):
+            return at_once(self._prepare(recipe, watch).plan)
+
     @torch.no_grad()
     def part(
-        self, recipe: Recipe, part: Part, watch: Watch = SILENT, begun: State | None = None, *, last: bool = True
-    ) -> State:
-        """Do one part of a picture and return how far it is then, on the CPU.
+        self,
+        recipes: Sequence[Recipe],
+        part: Part,
+        watch: Watch = SILENT,
+        begun: Sequence[State | None] = (None,),
+        *,
+        last: bool = True,
+    ) -> tuple[State, ...]:
+        """Do one part of a picture and return how far it is then, on the CPU; or of several pictures at once.
 
-        ``last`` says that no other picture's same part comes next. Raises what :meth:`render` raises.
+        Those differ in their seed only and are equally far. ``last`` says that no other picture's same part comes next.
+        Raises what :meth:`render` raises, and :class:`~fooocus.render.watch.TooMany` where only fewer have room.
         """
         with self._memory.interruptible(watch.check):
-            way = self._prepare(recipe, watch)
-            stop = recipe.switch or 0 if part == "base" else way.steps
-            return self._sample(recipe, way, watch, begun, stop, ahead=last).on("cpu")
+            way = self._prepare(recipes[0], watch)
+            stop = recipes[0].switch or 0 if part == "base" else way.steps
+            return split(self._sample(recipes, way, watch, begun, stop, ahead=last).on("cpu"))
 
-    def _prepare(self, recipe: Recipe, watch: Watch) -> _Way:
+    def _prepare(self, recipe: Recipe, watch: Watch) -> Way:
         """Open the files of a recipe and make the plan; nothing is loaded yet."""
         sampler = sampler_named(recipe.sampler)
         sigmas_for(sampler, recipe.schedule, recipe.steps, sdxl_table())  # refuses the impossible before loading
@@ -242,29 +227,36 @@ class Engine:
             self._small = self._small_decoder(files, plan, watch)
         table = sdxl_table(zero_terminal_snr=architecture.zero_terminal_snr)
         sigmas = sigmas_for(sampler, recipe.schedule, recipe.steps, table)
-        return _Way(files, sampler, sigmas, architecture.latent_scale, plan)
+        return Way(files, sampler, sigmas, architecture.latent_scale, plan)
 
     def _sample(
-        self, recipe: Recipe, way: _Way, watch: Watch, begun: State | None, stop: int, *, ahead: bool = True
+        self,
+        recipes: Sequence[Recipe],
+        way: Way,
+        watch: Watch,
+        begun: Sequence[State | None],
+        stop: int,
+        *,
+        ahead: bool = True,
     ) -> State:
-        """Walk the sampler from ``begun`` until ``stop`` steps are done. A step that is left by an error has changed
-        nothing. With ``ahead`` the refiner's weights begin to travel before its turn.
+        """Walk the sampler from ``begun`` until ``stop`` steps are done, with all pictures at once. A step that is left
+        by an error has changed nothing. With ``ahead`` the refiner's weights begin to travel before its turn.
         """
-        shape, device = (1, 4, recipe.size.height // 8, recipe.size.width // 8), self._device.device
-        state = begun or State(0, start(starting_noise(recipe.seed, shape).to(device), way.sigmas))
-        if state.step >= stop:
-            return state
-        state = state.on(device)
-        noise_left = noise_for(
-            way.sampler, recipe.seed, shape, way.sigmas, first_step=state.step, last_step=stop, device=device
-        )
-        with noise_left as noise, ExitStack() as placed:
+        recipe, device = recipes[0], self._device.device
+        done = [state for state in begun if state is not None and state.step >= stop]
+        if len(done) == len(recipes):
+            return join(done)
+        state = way.begin(recipes, begun, device)
+        noise_left = way.noise(recipes, state.step, stop, device)
+        with noise_left as noise, ExitStack() as placed, ExitStack() as wide:
             watch.stage("reading")
             files, switch = way.files, recipe.switch
             past = switch is not None and state.step >= switch  # then nothing asks the base any more
             roles = [(path, role) for path, role in files.unets() if role == "refiner" or not past]
             asked = {role: self._denoiser(placed, path, role, recipe, watch) for path, role in roles}
             denoise_at = switch_at(asked.get("base") or asked["refiner"], asked.get("refiner"), switch)
+            if len(recipes) > 1:  # now that the texts are read: that may have taken a smaller plan
+                wide.enter_context(self._memory.follow(self._widened(len(recipes))))
             told: StageName | None = None
             while state.step < stop:
                 name: StageName = "sampling" if switch is None or state.step < switch else "refining"
@@ -275,10 +267,17 @@ class Engine:
                 if ahead and files.refiner and switch and state.step == max(1, switch - _AHEAD_STEPS):
                     self._memory.expect(files.refiner, "refiner", "unet")
                 step = functools.partial(advance, way.sampler, denoise_at, state, way.sigmas, noise)
-                state = with_room(self._memory, "sampling", step, watch.notice, placed.close)
+                state = with_room(self._memory, "sampling", step, watch.notice, placed.close, len(recipes))
                 check_latents(state.x, recipe, state.step)
                 watch.step(state, way.steps)
         return state
+
+    def _widened(self, pictures: int) -> Plan:
+        """Return the present plan with room for several pictures at once."""
+        plan = self._memory.plan and widened(self._memory.plan, pictures)
+        if plan is None:
+            raise TooMany("There is less memory than before.")
+        return plan
 
     def _arrange(self, recipe: Recipe, files: Files, notice: Callable[[str], object]) -> Plan:
         """Decide what is kept where, and say so where it is more than a processor with room for everything."""

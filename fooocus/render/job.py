@@ -3,11 +3,16 @@
 Pictures are made one after the other, unless two networks would have to change places for each of them. Then the parts
 that one network does are done for several pictures in turn; between its parts a picture waits in main memory, as the
 same state that a pause puts on disk, so nothing in the result can tell.
+
+With the switch ``batches``, pictures that differ in their seed only are also advanced at once, step by step, as many as
+the engine has room for. Each has its own state after every step, so that any of them can be left out, kept or gone on
+with alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from fooocus.config import Config
-from fooocus.diffusion.state import State
+from fooocus.diffusion.state import State, split
 from fooocus.errors import BrokenPicture, PauseAsked, RequestError, StorageError
 from fooocus.events import LeftOut, Notice, Paused, Saved, Stage, StageName, Step
 from fooocus.images.log import append_to_log
@@ -25,10 +30,11 @@ from fooocus.images.metadata import Format, encode, fits, read_recipe, record, w
 from fooocus.images.store import picture_path, save_picture
 from fooocus.jobs.paused import paused_file
 from fooocus.jobs.worker import Control, Emit, WorkItem
+from fooocus.memory.batches import MOST
 from fooocus.render.hashes import FileHashes
 from fooocus.render.latents import LatentsFile
 from fooocus.render.paused import Begun, UnusablePause, read_paused, write_paused
-from fooocus.render.watch import Skipped, Watch
+from fooocus.render.watch import Skipped, TooMany, Watch
 from fooocus.request import Recipe, Request
 
 Part = Literal["base", "steps"]
@@ -69,8 +75,13 @@ class Maker(Protocol):
     def parts(self, recipe: Recipe, watch: Watch) -> tuple[Part, ...]:
         """Return the parts that are better done for several pictures in turn."""
 
-    def part(self, recipe: Recipe, part: Part, watch: Watch, begun: State | None, *, last: bool) -> State:
-        """Do one part of a picture."""
+    def at_once(self, recipe: Recipe, watch: Watch) -> int:
+        """Return how many pictures that differ in their seed only are to be made at once."""
+
+    def part(
+        self, recipes: Sequence[Recipe], part: Part, watch: Watch, begun: Sequence[State | None], *, last: bool
+    ) -> Sequence[State]:
+        """Do one part of a picture, or of several at once."""
 
     def look(self, denoised: Tensor) -> bytes:
         """Return unfinished latents as a small JPEG."""
@@ -91,6 +102,10 @@ class JobRun:
         self._latents = latents_file and LatentsFile(latents_file, self._recipes)
         self._skipped = set(job.paused.skipped if job.paused else ())
         self._states: dict[int, State] = {}  # how far the unfinished pictures are
+        self._most = MOST  # pictures that may be made at once, by what turned out too many in this job
+        self._at_once = 1  # by what the engine has room for as well
+        self._alone: set[int] = set()  # pictures that broke together: each is to show by itself whether it does
+        self._broken: tuple[int, BrokenPicture] | None = None  # the first that did
         self._picture = 1
         self._stage: tuple[int, str] = (0, "")  # what was told last
         self._told: set[str] = set()
@@ -118,36 +133,79 @@ class JobRun:
         return False
 
     def _make_all(self, numbers: Sequence[int]) -> None:
-        """Make some pictures: those parts of all of them first that are better done apart.
+        """Make some pictures: those parts of all of them first that are better done apart, and several at once.
 
         Those before one that breaks are finished all the same, as if they had been made one after the other.
         """
-        broken: BrokenPicture | None = None
-        for part in self._parts(numbers[0]) if len(numbers) > 1 else ():
-            for place, number in enumerate(numbers):
-                try:
-                    self._part(number, part, last=number == numbers[-1])
-                except BrokenPicture as error:
-                    broken, numbers = error, numbers[:place]
-                    break
+        apart = self._apart(numbers) if len(numbers) > 1 else ()
+        for part in apart:
+            self._advance(numbers, part)
+        left = self._wanted(numbers)
+        while left:
+            batch = self._batch(left)
+            if len(batch) > 1 and "steps" not in apart:
+                self._advance(batch, "steps")
+            for number in self._wanted(batch):
+                self._make(number)
+            left = self._wanted(left[len(batch) :])
+        if self._broken is not None:
+            raise self._broken[1]
+
+    def _apart(self, numbers: Sequence[int]) -> tuple[Part, ...]:
+        """Say which parts are better done apart, by one picture: the others have the same models and size."""
         for number in numbers:
-            self._make(number)
-        if broken is not None:
-            raise broken
+            with self._at(number) as watch:
+                recipe = self._recipes[number - 1]
+                self._at_once = min(self._most, self._engine.at_once(recipe, watch))
+                return self._engine.parts(recipe, watch)
+        return ()  # all were skipped meanwhile
 
-    def _parts(self, number: int) -> tuple[Part, ...]:
-        """Say which parts are better done apart, by the first picture: the others have the same models and size."""
-        with self._at(number) as watch:
-            return self._engine.parts(self._recipes[number - 1], watch)
-        return ()  # it was skipped meanwhile
+    def _wanted(self, numbers: Sequence[int]) -> list[int]:
+        """Return those that were not skipped, and come before the first broken one."""
+        end = len(self._recipes) + 1 if self._broken is None else self._broken[0]
+        return [number for number in numbers if number < end and number not in self._skipped]
 
-    def _part(self, number: int, part: Part, *, last: bool) -> None:
-        """Do one part of a picture, unless it was skipped."""
-        if number in self._skipped:
-            return
-        with self._at(number) as watch:
-            recipe, begun = self._recipes[number - 1], self._states.get(number)
-            self._states[number] = self._engine.part(recipe, part, watch, begun, last=last)
+    def _batch(self, numbers: Sequence[int]) -> list[int]:
+        """Return those that can be made at once, from the first on: they differ in their seed only."""
+
+        def kind(number: int) -> object:
+            state = self._states.get(number)
+            recipe = dataclasses.replace(self._recipes[number - 1], seed=0)
+            return recipe, 0 if state is None else state.step, number in self._alone
+
+        alike = itertools.takewhile(lambda number: kind(number) == kind(numbers[0]), numbers[: self._at_once])
+        return list(numbers[:1]) if numbers[0] in self._alone else list(alike)
+
+    def _advance(self, numbers: Sequence[int], part: Part) -> None:
+        """Do one part of all pictures, several at once where that can be, one after the other where not."""
+        left = self._wanted(numbers)
+        while left:
+            batch = self._batch(left)
+            if self._part(batch, part, last=len(batch) == len(left)):
+                left = left[len(batch) :]
+            left = self._wanted(left)
+
+    def _part(self, numbers: Sequence[int], part: Part, *, last: bool) -> bool:
+        """Do one part of some pictures at once.
+
+        Return whether it is done. If not, it is known by now what to do otherwise: the picture shown is not wanted any
+        more, there are too many, or one is broken. What all of them have done so far is kept.
+        """
+        with self._at(*numbers) as watch:
+            recipes, begun = [self._recipes[n - 1] for n in numbers], [self._states.get(n) for n in numbers]
+            try:
+                states = self._engine.part(recipes, part, watch, begun, last=last)
+            except TooMany:
+                self._most = self._at_once = (len(numbers) + 1) // 2
+                return False
+            except BrokenPicture as error:
+                if len(numbers) == 1:
+                    self._broken = numbers[0], error
+                self._alone.update(numbers)
+                return False
+            self._states.update(zip(numbers, states, strict=True))
+            return True
+        return False
 
     def _make(self, number: int) -> None:
         """Make a picture, or finish it, and save it, unless it was skipped."""
@@ -165,12 +223,12 @@ class JobRun:
             self._emit(Saved(number, len(self._recipes), str(path), recipe.seed))
 
     @contextmanager
-    def _at(self, number: int) -> Iterator[Watch]:
-        """Work on a picture; the block is left when the person does not want it."""
+    def _at(self, number: int, *others: int) -> Iterator[Watch]:
+        """Work on a picture, and on others with it; the block is left when the person does not want the first."""
         self._picture = number
         self._control.check()
         try:
-            yield self._watch(number)
+            yield self._watch(number, *others)
         except Skipped:
             self._control.skipped()
             self._skipped.add(number)
@@ -239,8 +297,8 @@ class JobRun:
         except StorageError as error:
             watch.notice(str(error))
 
-    def _watch(self, number: int) -> Watch:
-        """Tell the making of one picture as events; the same notice only once a job."""
+    def _watch(self, number: int, *others: int) -> Watch:
+        """Tell the making of a picture, and of those made at once with it, as events; a notice only once a job."""
         count = len(self._recipes)
 
         def stage(name: StageName) -> None:
@@ -249,8 +307,10 @@ class JobRun:
                 self._emit(Stage(name, number, count))
 
         def step(state: State, steps: int) -> None:
-            self._states[number] = state
-            seen = state.denoised if self._engine.previews else None
+            self._states.update(zip((number, *others), split(state), strict=True))
+            for other in others:
+                self._emit(Step(other, count, state.step, steps))
+            seen = self._states[number].denoised if self._engine.previews else None
             self._emit(Step(number, count, state.step, steps, None if seen is None else self._engine.look(seen)))
 
         def check() -> None:

@@ -11,6 +11,7 @@ from fooocus.loading.device import is_out_of_memory
 from fooocus.loading.memory import Memory
 from fooocus.memory.plan import Stage
 from fooocus.memory.words import sentence
+from fooocus.render.watch import TooMany
 
 _Result = TypeVar("_Result")
 
@@ -21,12 +22,15 @@ def with_room(
     work: Callable[[], _Result],
     notice: Callable[[str], object],
     leave: Callable[[], object] = lambda: None,
+    pictures: int = 1,
 ) -> _Result:
     """Do the work; while memory runs out, step the plan down and do it again from its beginning.
 
     ``leave`` lets go of what the work holds. Raises :class:`~fooocus.errors.DeviceOutOfMemory` when the last plan was
-    too much.
+    too much, and :class:`~fooocus.render.watch.TooMany` instead of a step down where it was for several ``pictures``:
+    for fewer the same plan may do.
     """
+    full = "The graphics card's memory" if memory.device.apart else "Main memory"
     while True:
         try:
             return work()
@@ -36,10 +40,13 @@ def with_room(
         # Only here, behind the handler, has the error let go of the tensors that its trace holds.
         leave()
         gc.collect()
+        if pictures > 1:
+            memory.make_room()
+            notice(f"{full} ran out. Fewer pictures are made at once.")
+            raise TooMany(f"{full} ran out.")
         lower = memory.step_down(stage)
         if lower is None:
             break
-        full = "The graphics card's memory" if memory.device.apart else "Main memory"
         notice(f"{full} ran out. {sentence(lower)}")
     if not memory.device.apart:
         raise DeviceOutOfMemory("Main memory ran out.", "Close other programs, or choose a smaller size.")

@@ -14,9 +14,13 @@ class Skipped(FooocusError):
     """The person wants the next picture. Leaves the present one; never shown."""
 
 
+class TooMany(FooocusError):
+    """There is no room for so many pictures at once: fewer of them go on. Never shown."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Watch:
-    """What is called while a picture is made.
+    """What is called while a picture is made, or several at once.
 
     ``stage`` is called at the begin of a part, ``step`` after every sampling step with the number of all steps,
     ``check`` between the blocks of a network (it leaves by raising), ``notice`` with what the person may want to know.

@@ -55,6 +55,7 @@ _STAGE_BEGINS: Mapping[str, float] = {
     "decoding": 0.95,
     "saving": 0.98,
 }
+_WALKING = ("sampling", "refining")  # the stages that have steps
 _SAMPLING_PART = _STAGE_BEGINS["decoding"] - _STAGE_BEGINS["sampling"]
 _SAVING_PART = 0.02  # the part of a picture's time that is left when saving begins
 _PACE_WEIGHT = 0.3  # of the newest step in the running mean of seconds per step: calm, yet it follows a refiner swap
@@ -80,7 +81,8 @@ class View:
     """Hold what the stage shows of one job. ``fraction`` of the whole job never falls; ``preview`` counts frames.
 
     ``done`` and ``walked`` say of each picture, in order, how far it is as a part of 1 and how many steps it has gone:
-    a job may work on its pictures in turns. ``course`` is what this computer's history says of the job, ``loaded``
+    a job may work on its pictures in turns. ``pace`` is the seconds of a step; the last was at ``stepped_at``, when all
+    pictures together had gone ``paced`` steps. ``course`` is what this computer's history says of the job, ``loaded``
     whether its models are at hand. ``slow`` is the worker's sentence where it draws on the processor although a card
     is there.
     """
@@ -109,6 +111,7 @@ class View:
     seconds: float = 0.0
     pace: float = 0.0
     stepped_at: float = 0.0
+    paced: int = 0
     done: tuple[float, ...] = ()
     walked: tuple[int, ...] = ()
     course: Course | None = None
@@ -172,11 +175,16 @@ def fold(view: View, event: Event, now: float, outputs: Path) -> View:
             if picture != view.picture:
                 view = change(view, picture=picture, step=_at(view.walked, picture - 1), stepped_at=0.0)
             return _advance(view, picture, _begins(view, name))
-        case Step(picture, pictures, step, steps, preview):
-            pace = _pace(view, picture, step, now)
-            view = change(view, phase="running", ahead=0, picture=picture, pictures=pictures, step=step, steps=steps)
-            view = change(view, pace=pace, stepped_at=now, preview=view.preview + bool(preview), loaded=True)
+        case Step(picture, _, step, steps) if view.stage in _WALKING and picture != view.picture:
+            # It is made at once with the picture that is shown, which stays the one that is spoken of.
             view = change(view, walked=_put(view.walked, picture - 1, step, 0))
+            return _advance(view, picture, _sampled(view, step, steps))
+        case Step(picture, pictures, step, steps, preview):
+            walked = _put(view.walked, picture - 1, step, 0)
+            pace = _pace(view, picture, sum(walked) - view.paced, now)
+            view = change(view, phase="running", ahead=0, picture=picture, pictures=pictures, step=step, steps=steps)
+            view = change(view, pace=pace, stepped_at=now, paced=sum(walked), walked=walked)
+            view = change(view, preview=view.preview + bool(preview), loaded=True)
             return _advance(view, picture, _sampled(view, step, steps))
         case Saved(number, pictures, path, seed):
             others = (old for old in view.saved if old.number != number)
@@ -250,9 +258,11 @@ def _put(values: tuple[_Number, ...], place: int, value: _Number, nothing: _Numb
     return (*before[:place], value, *before[place + 1 :])
 
 
-def _pace(view: View, picture: int, step: int, now: float) -> float:
-    """Return the running mean of seconds per step; the first step of a picture is no measure."""
-    steps = step - view.step
+def _pace(view: View, picture: int, steps: int, now: float) -> float:
+    """Return the running mean of seconds per step of a picture; the first is no measure.
+
+    ``steps`` is how many were gone since the last one of this picture, those of pictures made at once with it included.
+    """
     if picture != view.picture or not view.stepped_at or steps <= 0:
         return view.pace
     newest = (now - view.stepped_at) / steps

@@ -265,6 +265,35 @@ def test_pictures_are_timed_from_their_events(tmp_path: Path, clock: Callable[[f
     assert cold.whole_seconds - warm.whole_seconds == pytest.approx(7.7)
 
 
+def test_pictures_made_at_once_share_the_time_of_their_steps(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    """Three steps, a second of each picture; the first brought the network as well."""
+    memory = PaceMemory(tmp_path / "pace.sqlite")
+    asked = Request(styles=(), seed=1, base="tiny_base", refiner="none", loras=(), steps=3, count=2)
+
+    def recipes(values: object) -> tuple[Recipe, ...]:
+        return plan(Request.from_json(values), Styles({}))  # type: ignore[arg-type]
+
+    heard = Measuring(memory, Counter([tiny_folder()]), recipes, "processor").job(asked.to_json())
+    for name in ("loading", "reading", "sampling"):
+        heard(Stage(name, 1, 2))  # type: ignore[arg-type]
+        clock(0.1)
+    clock(7.9)
+    for step in range(1, 4):
+        clock(2.0)
+        heard(Step(2, 2, step, 3))
+        heard(Step(1, 2, step, 3))
+    for number in (1, 2):
+        for name in ("loading", "decoding", "saving"):
+            heard(Stage(name, number, 2))  # type: ignore[arg-type]
+            clock(0.5)
+        heard(Saved(number, 2, f"{number}.png", 1))
+    second, first = memory.newest()
+    assert (first.warm, second.warm) == (False, True)
+    assert first.base_seconds == second.base_seconds == pytest.approx(1.0)
+    assert first.whole_seconds - second.whole_seconds == pytest.approx(8.2), "what was loaded and read is the first's"
+    assert first.decode_seconds == second.decode_seconds == pytest.approx(0.5)
+
+
 def test_pictures_in_turns_are_timed_each_by_its_own_parts(tmp_path: Path, clock: Callable[[float], None]) -> None:
     """The base's steps of both, then the rest of each: time that passes belongs to the picture at work."""
     memory = PaceMemory(tmp_path / "pace.sqlite")

@@ -17,13 +17,13 @@ from torch import Tensor
 
 import fooocus
 from fooocus.diffusion.denoisers import switch_at
-from fooocus.diffusion.noise import Noise, PictureNoise, starting_noise
+from fooocus.diffusion.noise import JoinedNoise, Noise, PictureNoise, starting_noise
 from fooocus.diffusion.prediction import start
 from fooocus.diffusion.samplers import SAMPLERS, noise_for, sample, sampler_named, sigmas_for
 from fooocus.diffusion.samplers_ode import _unipc_update
 from fooocus.diffusion.samplers_sde import ancestral
 from fooocus.diffusion.schedules import sdxl_table, sigmas
-from fooocus.diffusion.state import Denoise, State, pack, unpack
+from fooocus.diffusion.state import Denoise, State, join, pack, split, unpack
 from fooocus.errors import RequestError
 
 TABLE = sdxl_table()
@@ -269,6 +269,22 @@ def test_a_step_changes_nothing_that_it_is_given(name: str) -> None:
         once, twice = (SAMPLERS[name].step(bent, state, spaced, noise) for _ in range(2))
     assert all(torch.equal(pack(state)[key], value) for key, value in before.items())
     assert torch.equal(once.x, twice.x)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_pictures_walk_together_as_each_does_alone(name: str) -> None:
+    """Joined after two steps and split at the end; a denoiser that sees each for itself gives the same bits."""
+    row, seeds = SAMPLERS[name], (1, 2, 3)
+    spaced = sigmas_for(row, "karras", 6, TABLE)
+    alone = []
+    for seed in seeds:
+        first = State(0, start(starting_noise(seed, SHAPE), spaced))
+        with noise_for(row, seed, SHAPE, spaced) as noise:
+            alone.append(run(name, lambda step: bent, first, spaced, noise))
+    with JoinedNoise([noise_for(row, seed, SHAPE, spaced, first_step=2) for seed in seeds]) as noises:
+        ends = split(run(name, lambda step: bent, join([states[1] for states in alone]), spaced, noises)[-1])
+    for end, states in zip(ends, alone, strict=True):
+        assert end.step == 6 and torch.equal(end.x, states[-1].x)
 
 
 CONTINUE = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fooocus.config import Config
 from fooocus.diffusion.state import State
-from fooocus.events import Cancelled, Event, Failed, Finished, LeftOut, Notice, Paused, Saved, Stage, Step
+from fooocus.events import Cancelled, Event, Failed, Finished, LeftOut, Notice, Paused, Saved, Step
 from fooocus.jobs.paused import paused_file
-from fooocus.jobs.worker import Control, WorkItem, perform
+from fooocus.jobs.worker import WorkItem
 from fooocus.loading.limits import Limits
 from fooocus.loading.memory import Memory
 from fooocus.memory.need import sdxl_need
@@ -25,17 +24,15 @@ from fooocus.memory.plan import DRIVER_BYTES, GIB, Space, Steps, make_plan
 from fooocus.memory.turns import base_apart, pixels_apart
 from fooocus.render import engine as engine_module
 from fooocus.render import job as job_module
-from fooocus.render.engine import Engine
 from fooocus.render.paused import read_paused
 from fooocus.request import Recipe, Request, Size
-from tests.fakes.fake_card import FakeCard, fake_card
-from tests.fakes.working_memory import Working
+from tests.fakes.fake_card import FakeCard
+from tests.fakes.machine import Machine, at, made, resumed, steps
 
 PICTURES, STEPS, SWITCH = 3, 4, 2
 # The miniature's UNets take 35 MB each, its VAE 21, and their work 162.
 FOR_ONE = 225_000_000  # one UNet and its work, or a UNet and the VAE's work
 FOR_ONE_ALONE = 212_000_000  # a UNet and its work, but not the VAE's beside it
-COUNTER = itertools.count()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,71 +74,6 @@ def expected(one_by_one: list[Event]) -> dict[int, bytes]:
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """One for most tests: opening the miniatures takes longer than drawing with them."""
     return Machine(tmp_path_factory.mktemp("one"), FOR_ONE)
-
-
-class Machine:
-    """A computer with a card of some size, and the worker on it."""
-
-    def __init__(self, folder: Path, card_bytes: int) -> None:
-        self.folder = folder
-        self.card = fake_card(card_bytes)
-        self.memory = Working(self.card)
-        self.engine = Engine(Config(outputs=folder / "out", data=folder), memory=self.memory)
-        self.arrivals: list[str] = []
-        """Which network came to the card, in order."""
-        self.told: list[Event] = []
-
-    def run(self, request: Request, wish: Callable[[Event, Control], object] = lambda event, control: None) -> list:
-        number = next(COUNTER)
-        self.item = WorkItem(f"job{number}", request.to_json(), 1_700_000_000_000 + number)
-        return self.go_on(self.item, wish)
-
-    def go_on(
-        self, item: WorkItem, wish: Callable[[Event, Control], object] = lambda event, control: None
-    ) -> list[Event]:
-        control = Control()
-        told = self.told = []
-
-        def emit(event: Event) -> None:
-            told.append(event)
-            wish(event, control)
-
-        before = len(self.card.taken)
-        perform(self.engine.run, item, emit, control)
-        names = {id(held.network.module): self._name(key) for key, held in self.memory._held.items()}
-        self.arrivals = [names.get(taken, "one that is gone") for taken in self.card.taken[before:]]
-        return told
-
-    def _name(self, key: tuple[object, ...]) -> str:
-        return next(str(part) for part in key if part in ("unet", "vae", "text_l", "text_g")) + (
-            " of the refiner" if "refiner" in key else ""
-        )
-
-
-def resumed(item: WorkItem, told: list[Event]) -> WorkItem:
-    assert isinstance(told[-1], Paused)
-    saved = (*item.saved, *(event for event in told if isinstance(event, Saved)))
-    return dataclasses.replace(item, saved=saved, paused=told[-1])
-
-
-def made(told: list[Event]) -> dict[int, bytes]:
-    return {event.picture: Path(event.path).read_bytes() for event in told if isinstance(event, Saved)}
-
-
-def steps(told: list[Event]) -> list[tuple[int, int]]:
-    return [(event.picture, event.step) for event in told if isinstance(event, Step)]
-
-
-def at(picture: int, step: int, wish: str) -> Callable[[Event, Control], object]:
-    """Wish something when a step is done; at step 0 when the picture's first stage begins."""
-
-    def hear(event: Event, control: Control) -> None:
-        if isinstance(event, Step) and (event.picture, event.step) == (picture, step):
-            getattr(control, wish)()
-        if isinstance(event, Stage) and step == 0 and event.picture == picture:
-            getattr(control, wish)()
-
-    return hear
 
 
 def test_each_network_comes_once(
@@ -325,12 +257,13 @@ def test_the_parts_of_a_picture_are_its_steps(request_: Request, machine: Machin
     """What waits between the parts is on the CPU and small, whatever the card is."""
     (recipe, *_) = machine.engine.plan(request_)
     assert machine.engine.parts(recipe) == ("base",), "the pixels' room is there beside the refiner"
-    state = machine.engine.part(recipe, "base")
+    (state,) = machine.engine.part([recipe], "base")
     assert state.step == SWITCH
     kept: list[Tensor] = [state.x, *state.history]
     assert all(tensor.device == torch.device("cpu") and tensor.shape == (1, 4, 8, 8) for tensor in kept)
     before = len(machine.card.taken)
-    assert machine.engine.part(recipe, "base", begun=state).step == SWITCH and len(machine.card.taken) == before
+    assert machine.engine.part([recipe], "base", begun=[state])[0].step == SWITCH
+    assert len(machine.card.taken) == before
 
 
 def space(card_gib: float) -> Space:

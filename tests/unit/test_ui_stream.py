@@ -120,6 +120,47 @@ def test_pictures_in_turns_each_go_on_where_they_were(course: Course | None) -> 
     assert half.walked == (4, 4, 4) and half.seconds_left is not None
 
 
+def at_once(pictures: int, switch: int, steps: int) -> list[Event]:
+    """All steps of all pictures together, then the pixels of each; the picture shown is told last."""
+    told: list[Event] = [Stage(name, 1, pictures) for name in ("loading", "reading", "sampling")]
+    for step in range(1, steps + 1):
+        told += [Stage("refining", 1, pictures)] if step == switch + 1 else []
+        told += [Step(number, pictures, step, steps) for number in range(2, pictures + 1)]
+        told.append(Step(1, pictures, step, steps, b"jpeg"))
+    for number in range(1, pictures + 1):
+        told += [Stage(name, number, pictures) for name in ("loading", "decoding", "saving")]
+        told.append(Saved(number, pictures, f"/out/2026-01-02/{number}.png", number))
+    return told
+
+
+@pytest.mark.parametrize("course", [None, COURSE])
+def test_of_pictures_made_at_once_one_is_spoken_of(course: Course | None) -> None:
+    told, view = at_once(3, 4, 6), View("job", "waiting", "a fox", (64, 64), course=course)
+    views, now = [view], 100.0
+    for event in told:  # each batch of steps takes 6 seconds, and is told in one moment
+        now += 6.0 if isinstance(event, Step) and event.picture == 2 else 0.0
+        views.append(fold(views[-1], event, now, OUTPUTS))
+    fractions = [view.fraction for view in views]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    walking = [view for view, event in zip(views[1:], told, strict=True) if isinstance(event, Step)]
+    assert {view.picture for view in walking} == {1}
+    assert [view.step for view in walking] == sorted(view.step for view in walking)
+    assert walking[-1].preview == 6 and walking[-1].walked == (6, 6, 6)
+    assert walking[-1].pace == pytest.approx(2.0), "a picture's step takes a third of what three take"
+    left = [view.seconds_left for view in walking if view.seconds_left is not None]
+    assert left == sorted(left, reverse=True)
+    half = walking[3 * 4 - 1]
+    assert half.walked == (4, 4, 4) and (course or half.seconds_left == pytest.approx(2 * 6.0))
+
+
+def test_after_a_skip_the_next_of_those_made_at_once_is_spoken_of() -> None:
+    told = at_once(3, 4, 6)[:9]
+    before = run(told)[-1]
+    after = run([LeftOut(1, 3), *(Stage(name, 2, 3) for name in ("loading", "sampling")), Step(3, 3, 3, 6)], before)[-1]
+    assert (before.picture, after.picture, after.step) == (1, 2, 2)
+    assert after.fraction > before.fraction and run([Step(2, 3, 3, 6)], after)[-1].step == 3
+
+
 def test_a_picture_left_out_is_nothing_to_wait_for() -> None:
     told = in_turns(3, 4, 6)[:14]
     before = run(told)[-1]
