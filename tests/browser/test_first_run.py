@@ -79,7 +79,7 @@ def test_missing_files_are_fetched_with_one_button(start: Start, hub: FakeHub, v
 
     hub.rate = 0.2e6  # half a minute, so that a busy machine comes to the pause before the end
     visitor.page.click('[data-order="fetch"]')
-    shown(visitor, "MB/s")
+    shown(visitor, "B/s")
     visitor.page.click(".welcome summary >> nth=0")  # what was unfolded stays so while the numbers move
     visitor.shoot("1440-light-fetching")
     visitor.page.click('[data-order="pause"]')

@@ -299,6 +299,42 @@ def test_hostile_prompts_are_shown_as_text(server: PageServer, visit: Visit) -> 
     assert visitor.page.locator("#stage script").count() == 0
 
 
+def test_where_nothing_happens_nothing_is_drawn(server: PageServer, visit: Visit) -> None:
+    """A page that lies open costs nothing: not a frame is asked for, and no event of Gradio's is pending."""
+    visitor = visit(
+        server.url,
+        before="""() => {
+          const frames = window.requestAnimationFrame.bind(window)
+          window.asked = 0
+          window.requestAnimationFrame = (then) => { window.asked += 1; return frames(then) }
+        }""",
+    )
+    visitor.generate("a quick one")
+    visitor.wait_phase("finished")
+    visitor.page.wait_for_function(
+        "window.asked === window.before || ((window.before = window.asked), false)", polling=1500
+    )
+    assert not any("queue/" in url for url in visitor.requests if "gradio_api" in url)
+
+
+@pytest.mark.slow
+def test_more_tabs_than_a_browser_has_connections(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    others = []
+    for _ in range(6):
+        page = visitor.context.new_page()
+        others.append(Visitor(visitor.context, page, server.url))
+        others[-1].open()
+    others[-1].generate("slow in the last")
+    others[-1].wait_phase("running")
+    others[-1].wait_phase("finished")
+    for other in others[:-1]:
+        other.generate("in every other as well")
+        other.wait_phase("finished")
+    held = visitor.page.evaluate("navigator.locks.query().then(({held}) => held.length)")
+    assert held == 4, "of six connections two stay free for questions"
+
+
 def test_nothing_is_asked_of_anybody_else(server: PageServer, visit: Visit) -> None:
     """Every part of the page is opened while each request of another computer would be recorded, and fail."""
     visitor = visit(server.url)

@@ -5,7 +5,7 @@
   const CONNECTIONS = 4; // that the tabs of a browser may hold; it has six to one address, and the rest is for questions
   const AGAIN_SECONDS = 1, GLANCE_SECONDS = 1.5;
   // Where each kind of words goes: around an element that Gradio has drawn there at the beginning.
-  const PLACES = { stage: "#stage .stage", status: "#status [data-live]", first: "#first [data-live], #first .welcome" };
+  const PLACES = { stage: "#stage .stage", status: "#status [data-live]", first: "#first [data-live], #first .unknown" };
 
   const roots = {}, said = {}, drawn = {}; // drawn: as the server said it, for comparison
 
