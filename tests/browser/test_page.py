@@ -235,10 +235,20 @@ def test_a_reload_in_mid_job_finds_it_again(server: PageServer, visit: Visit) ->
     assert visitor.page.input_value("#field-negative textarea") == "blur and noise"
     assert visitor.page.is_checked("#advanced-switch input")
     visitor.page.click("#stop")
-    visitor.wait_phase("cancelled")
+    look_at_stopped(visitor)
     visitor.page.reload()
-    visitor.wait_phase("cancelled")
+    look_at_stopped(visitor)
     assert job(visitor) == id
+    visitor.page.get_by_role("button", name="Start again").click()
+    visitor.wait_phase("running")
+    assert job(visitor) != id
+
+
+def look_at_stopped(visitor: Visitor) -> None:
+    """A job that was stopped before a picture was saved leaves its last frame in sight, and how far it came."""
+    visitor.wait_phase("cancelled")
+    visitor.page.wait_for_function("document.querySelector('.frame.unfinished img')?.naturalWidth > 0")
+    assert re.match(r"Stopped at step \d+ of 5000\.\s+Nothing was saved", visitor.page.inner_text("#stage .stopped"))
 
 
 def test_a_closed_tab_ends_nothing_and_a_new_one_finds_the_job(server: PageServer, visit: Visit) -> None:
@@ -466,6 +476,7 @@ def test_the_main_states_fit_and_are_drawn(server: PageServer, visit: Visit, wid
     look("running")
     visitor.page.click("#stop")
     visitor.wait_phase("cancelled")
+    look("stopped")
     visitor.generate("three quick ones")
     visitor.page.wait_for_selector('#stage .stage[data-title="Done – three quick ones"]')
     look("done")

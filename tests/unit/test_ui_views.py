@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fooocus.errors import RequestError
-from fooocus.events import Failed, Finished, Notice, Saved, Step
+from fooocus.events import Cancelled, Failed, Finished, Notice, Saved, Step
 from fooocus.ui import views
 from fooocus.ui.stream import Phase, View, fold
 
@@ -109,3 +109,13 @@ def test_a_missing_model_leads_to_the_screen_that_fetches_it() -> None:
     assert 'data-remedy="fetch"' in views.stage(missing, fetchable=True)
     assert 'data-remedy="fetch"' not in views.stage(missing)
     assert 'data-remedy="fetch"' not in views.stage(fold(view, Failed("X", "No.", ""), 1.0, Path("/out")))
+
+
+def test_a_stopped_job_says_how_far_it_came_and_begins_again_at_a_press() -> None:
+    view = fold(View("j", "running", "fox", (64, 64), pictures=2), Step(1, 2, 7, 30, b"j"), 1.0, Path("/out"))
+    html = views.stage(fold(view, Cancelled(), 2.0, Path("/out")))
+    assert "Stopped at step 7 of 30." in html and "/preview/j?frame=1" in html and 'data-remedy="again"' in html
+    never_begun = views.stage(fold(View("j", "waiting", "fox"), Cancelled(), 2.0, Path("/out")))
+    assert "Stopped." in never_begun and "<img" not in never_begun and 'data-remedy="again"' in never_begun
+    saved = fold(view, Saved(1, 2, "/out/2026-01-02/1.png", 5), 2.0, Path("/out"))
+    assert "Nothing was saved." not in views.stage(fold(saved, Cancelled(), 3.0, Path("/out")))
