@@ -162,6 +162,27 @@ def test_an_error_is_a_sentence_with_a_remedy_and_the_next_job_works(server: Pag
     visitor.wait_phase("finished")
 
 
+def test_a_processor_that_draws_beside_a_card_is_said_loudly_with_the_reason(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.generate("endless on the processor")
+    visitor.wait_step(5)
+    shown = visitor.page.locator(".banner:visible")
+    assert "The processor draws, although a graphics card is there." in shown.inner_text()
+    assert (
+        "The installed torch cannot use the NVIDIA card." in shown.inner_text() and "--torch cuda" in shown.inner_text()
+    )
+    for width, height in ((1440, 900), (360, 740)):
+        visitor.page.set_viewport_size({"width": width, "height": height})
+        for theme in ("light", "dark"):
+            visitor.page.emulate_media(color_scheme=theme)
+            visitor.shoot(f"{width}-{theme}-processor")
+        assert visitor.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    visitor.page.click(".banner:visible [data-banner-close]")
+    shown.wait_for(state="detached")
+    visitor.page.click("#stop")
+    visitor.wait_phase("cancelled")
+
+
 def test_a_killed_worker_leaves_a_page_that_makes_the_next_picture(mortal: PageServer, visit: Visit) -> None:
     visitor = visit(mortal.url, http_credentials=KEY)
     visitor.generate("die")
