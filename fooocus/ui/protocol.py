@@ -8,6 +8,9 @@ Spoken is ``sse_v3`` as of gradio 6.31: ``run`` answers at once; ``queue/join`` 
 one stream of the page, ``queue/data``. The first answer of an event is whole, the next ones say what has changed, the
 last repeats the newest. The stream stays open when nothing is pending, so that no event finds it closing; when the
 page closes it, what it was to carry ends.
+
+A browser has six connections for one server, however many tabs of it are open, and a stream takes one. So only a few
+tabs of a browser stream; the others are answered in pieces, which ``static/listen.js`` puts together to a stream.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import anyio.to_thread
 from starlette.requests import Request as WebRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from fooocus.ui.actions import ACTIONS, Action
 from fooocus.ui.body import read_body
@@ -34,6 +39,9 @@ API = "/gradio_api"
 MAX_BYTES = 10_000_000  # of a question; a prompt, settings and what is restored are far less
 _SIGN_OF_LIFE_SECONDS = 15.0
 _UNHEARD_SECONDS = 60.0  # a page that asks and opens no stream for so long is not there
+_STREAMS_AT_ONCE = 3  # of one browser: half of its connections stay free for what its tabs ask
+_UNASKED_SECONDS = 300.0  # a page that gets pieces and asks for none is not there; hidden ones may be a minute late
+AGAIN = "x-ask-again"  # the header of a piece
 _EVENTS_AT_ONCE = 100  # of one page
 _PAGES_AT_ONCE = 5000
 _AHEAD = 50  # answers that a page has not read yet; then it gets no more until it has
@@ -51,6 +59,7 @@ class _Session:
         self.says: asyncio.Queue[bytes] = asyncio.Queue()
         self.events: dict[str, asyncio.Task[None]] = {}
         self.heard = False  # its stream has been opened
+        self.unasked: asyncio.TimerHandle | None = None  # ends a page that gets pieces and asks for no more
         self._newest: dict[str, str] = {}  # the event that streams, by action
 
     def begin(self, action: Action, event: str) -> None:
@@ -66,12 +75,27 @@ class _Session:
         self.says.put_nowait(_line({"msg": msg, "event_id": event, **words}))
 
 
+class _Stream(StreamingResponse):
+    """A stream that says when it has ended, also when nothing of it was sent."""
+
+    def __init__(self, body: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        super().__init__(body, media_type="text/event-stream", headers=_HEADERS)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
+
+
 class Protocol:
     """Answer the browser's scripts. ``functions`` gives the name of the action that each of their numbers means."""
 
     def __init__(self, functions: Mapping[int, str], once: Mapping[str, Once], again: Mapping[str, Again]) -> None:
         self._functions, self._once, self._again = functions, once, again
         self._sessions: dict[str, _Session] = {}
+        self._streams: Counter[str] = Counter()  # that are open, by owner
         self.app_id = secrets.randbits(62)  # by it a page that lost its server knows whether it is the same one
 
     def routes(self) -> list[Route]:
@@ -171,18 +195,34 @@ class Protocol:
             return Response(_line({"msg": "unexpected_error", **words}), media_type="text/event-stream")
 
         session.heard = True
+        if session.unasked:
+            session.unasked.cancel()
+        owner = _owner(request, hash)
+        if self._streams[owner] >= _STREAMS_AT_ONCE:
+            return self._piece(hash, session)
+        self._streams[owner] += 1
 
         async def say() -> AsyncIterator[bytes]:
-            try:
-                while True:
-                    try:
-                        yield await asyncio.wait_for(session.says.get(), _SIGN_OF_LIFE_SECONDS)
-                    except TimeoutError:
-                        yield _line({"msg": "heartbeat"})
-            finally:
-                self._forget(hash, session)
+            while True:
+                try:
+                    yield await asyncio.wait_for(session.says.get(), _SIGN_OF_LIFE_SECONDS)
+                except TimeoutError:
+                    yield _line({"msg": "heartbeat"})
 
-        return StreamingResponse(say(), media_type="text/event-stream", headers=_HEADERS)
+        def end() -> None:
+            self._streams[owner] -= 1
+            if not self._streams[owner]:
+                del self._streams[owner]
+            self._forget(hash, session)
+
+        return _Stream(say(), end)
+
+    def _piece(self, hash: str, session: _Session) -> Response:
+        """Return what there is to say now; the page asks again."""
+        said = b"".join(session.says.get_nowait() for _ in range(session.says.qsize()))
+        loop = asyncio.get_running_loop()
+        session.unasked = loop.call_later(_UNASKED_SECONDS, self._forget, hash, session)
+        return Response(said, media_type="text/event-stream", headers={**_HEADERS, AGAIN: "yes"})
 
     async def _told_id(self, request: WebRequest) -> Response:
         return _told({"app_id": self.app_id})

@@ -303,10 +303,27 @@ def test_two_people_do_not_see_each_other(server: PageServer, visit: Visit) -> N
     one.wait_phase("cancelled")
 
 
+# Listens as six further tabs of the same browser would, without the cost of opening them.
+_LISTEN = """async () => {
+  const follow = gradio_config.dependencies.find((one) => one.queue && !one.inputs.length)
+  let heard = 0
+  for (let tab = 0; tab < 6; tab += 1) {
+    const body = JSON.stringify({ fn_index: follow.id, data: [], session_hash: `tab-${tab}` })
+    const headers = { "content-type": "application/json" }
+    await fetch("/gradio_api/queue/join", { method: "POST", headers, body })
+    const told = await fetch(new Request(`/gradio_api/queue/data?session_hash=tab-${tab}`))
+    const { value } = await told.body.getReader().read()
+    heard += value.length > 0
+  }
+  return heard
+}"""
+
+
 def test_two_tabs_of_one_person_never_mix_results(server: PageServer, visit: Visit) -> None:
     one = visit(server.url)
+    assert one.page.evaluate(_LISTEN) == 6
     two = Visitor(one.context, one.context.new_page(), server.url)
-    two.open()
+    two.open()  # the eighth that listens, and a browser has six connections
     one.generate("endless red")
     one.wait_phase("running")
     two.generate("blue")

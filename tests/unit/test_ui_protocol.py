@@ -224,9 +224,10 @@ def test_a_page_of_an_earlier_life_is_told_so(client: TestClient) -> None:
 class Tab:
     """Reads a page's stream as long as it is open."""
 
-    def __init__(self, protocol: Protocol, hash: str) -> None:
+    def __init__(self, protocol: Protocol, hash: str, cookie: str = "") -> None:
         self.app = Starlette(routes=protocol.routes())
         self.hash = hash
+        self.headers = [(b"cookie", cookie.encode())]
         self.heard: list[dict[str, Any]] = []
         self.closed = anyio.Event()
 
@@ -241,7 +242,7 @@ class Tab:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": []}
+        scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": self.headers}
         await self.app(scope | {"asgi": {"spec_version": "2.3"}}, receive, send)
 
     async def join(self, function: int, data: list[Any]) -> str:
@@ -379,5 +380,44 @@ def test_of_what_a_page_watches_only_the_newest_goes_on() -> None:
                 assert news != newer
                 tab.closed.set()
                 other.closed.set()
+
+    anyio.run(visit)
+
+
+def test_a_browser_with_many_tabs_keeps_connections_for_what_they_ask() -> None:
+    async def follow(given: Boxes, owner: str) -> AsyncIterator[Answer]:
+        yield {"status": "here"}
+        await anyio.sleep_forever()
+
+    async def visit() -> None:
+        with _protocol(follow, None) as protocol:
+            tabs = [Tab(protocol, f"tab {n}", "fooocus_owner=of-one-browser-of-many") for n in range(4)]
+            events = [await tab.join(2, []) for tab in tabs]
+            other = Tab(protocol, "other", "fooocus_owner=of-another-browser")
+            async with anyio.create_task_group() as group:
+                for tab, event in zip(tabs[:3], events, strict=False):
+                    group.start_soon(tab.listen)
+                    await tab.until("process_generating", event)
+                last = tabs[3]
+                with anyio.fail_after(10):
+                    await last.listen()  # gets a piece, and its connection is free again
+                    await last.until("process_generating", events[3])
+                    stopped = await last.join(3, [""])
+                    while not any(message.get("event_id") == stopped for message in last.heard):
+                        await last.listen()  # nothing is missed between two pieces
+                news = await other.join(2, [])
+                group.start_soon(other.listen)
+                await other.until("process_generating", news)
+                tabs[0].closed.set()
+                with anyio.fail_after(10):
+                    while protocol._streams["of-one-browser-of-many"] > 2:
+                        await anyio.sleep(0.01)
+                event = await last.join(2, [])
+                group.start_soon(last.listen)  # stays, because there is a place for it now
+                await last.until("process_generating", event)
+                assert protocol._streams["of-one-browser-of-many"] == 3
+                for tab in (*tabs, other):
+                    tab.closed.set()
+            assert not protocol._streams and not protocol._sessions
 
     anyio.run(visit)
