@@ -90,8 +90,8 @@ def progress_words(view: View) -> str:
         return " · ".join(words)
     if view.step:
         words.append(f"step {view.step} of {view.steps}")
-    if view.seconds_left is not None:
-        words.append(f"{duration(view.seconds_left)} left")
+    if view.left is not None:
+        words.append(f"{duration(view.left)} left")
     return " · ".join(words)
 
 

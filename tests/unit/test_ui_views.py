@@ -61,7 +61,7 @@ def test_hostile_text_stays_text(evil: str, phase: Phase) -> None:
 def test_progress_reads_like_a_sentence() -> None:
     view = View("j", "running", "x", (64, 64), picture=2, pictures=4, step=17, steps=30)
     assert views.progress_words(view) == "picture 2 of 4 · step 17 of 30"
-    timed = dataclasses.replace(view, pictures=2, pace=0.45, done=(1.0, 0.6), walked=(30, 17))
+    timed = dataclasses.replace(view, pictures=2, left=6.0)
     assert views.progress_words(timed) == "picture 2 of 2 · step 17 of 30 · 6 s left"
     assert views.progress_words(dataclasses.replace(view, phase="waiting", ahead=2)) == "Waiting, 2 ahead"
 
