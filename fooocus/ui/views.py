@@ -28,6 +28,8 @@ EDITS = (
 AWAY = (
     '<p class="problem" role="alert"><b>The program does not answer.</b> '
     "Look whether its window is still open; this page goes on by itself when it is back.</p>"
+    '<p class="problem other" role="alert"><b>Something else answers in the program\'s place.</b> '
+    "It may be a proxy or a login page. Reload to see it; this page goes on by itself when the program is back.</p>"
 )
 # What the miniature knows how to draw; page.css shows these where it stands in for the real models.
 MINIATURE_EXAMPLES = (

@@ -401,6 +401,7 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     visitor.wait_step(3)
     end(mortal)
     visitor.page.wait_for_selector("#away", state="visible")
+    assert not visitor.page.is_visible("#away .other")
     assert "this page goes on by itself" in visitor.page.inner_text("#away")
     assert visitor.page.locator(".toast-body:visible").count() == 0
     visitor.shoot("1440-light-away")
@@ -409,6 +410,14 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     visitor.wait_phase("finished", 30)
     assert visitor.page.title() == "Done – slow through the crash"
     assert len(mortal.pictures()) == before + 1
+    # What stands between the two is something else, and is said so.
+    visitor.page.route("**/queue", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    visitor.page.evaluate("fooocusQueue.look()")
+    visitor.page.wait_for_selector("#away .other", state="visible")
+    assert not visitor.page.is_visible('#away :text("does not answer")')
+    visitor.shoot("1440-light-replaced")
+    visitor.page.unroute_all()
+    visitor.page.wait_for_selector("#away", state="hidden")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal as Ctrl-C sends it is a POSIX matter")

@@ -130,7 +130,7 @@ def test_wrong_use_is_a_sentence_and_code_2(arguments: list[str], told: str, cap
     [
         (["genrate", "a fox"], "There is no command 'genrate'. Did you mean generate? Help: "),
         (["xyzzy"], "There is no command 'xyzzy'. Help: python launch.py --help"),
-        (["--passwrod", "x"], "There is no option '--passwrod'. Did you mean --password? Help: python launch.py --help"),
+        (["--passwrod", "x"], "There is no option '--passwrod'. Did you mean --password? Help: "),
         (["generate", "--stepz=3"], "There is no option '--stepz'. Did you mean --steps?"),
         (["generate", "--sede", "3", "a fox", "--dry-run"], "There is no option '--sede'. Did you mean --seed?"),
         (["generate", "a", "red", "fox"], "'red' is one word too many. A prompt of several words goes in quotes."),
