@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from fooocus import events
 from fooocus.config import Config, load_config
@@ -40,6 +41,7 @@ _REPEATED = {"styles": ("--style", "NAME|none"), "loras": ("--lora", "FILE|NAME:
 _PATH_FIELDS = ("base", "refiner", "vae")
 _CONFIG_OPTIONS = [field for field in dataclasses.fields(Config) if not field.metadata.get("file_only")]
 _UNTIL_THEN = f"Until it is there, --preset {STAND_IN} draws simple shapes with the model that comes along."
+_COMMANDS = ("generate", "doctor", "fetch", "bench", "test")  # the last is launch.py's own
 _STAGES = {
     "starting": "starting",
     "loading": "loading the models",
@@ -75,15 +77,18 @@ def _run(arguments: list[str]) -> int:
         # A prompt may hold what a Windows console or a lone surrogate cannot show; that must not end a run.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    if arguments[:1] == ["generate"]:
-        return _generate(_generate_parser().parse_args(arguments[1:]))
-    if arguments[:1] == ["doctor"]:
-        return _doctor(_models_parser("doctor").parse_args(arguments[1:]))
-    if arguments[:1] == ["fetch"]:
-        return _fetch(_models_parser("fetch").parse_args(arguments[1:]))
-    if arguments[:1] == ["bench"]:
-        return _bench(arguments[1:])
-    return _page(_page_parser().parse_args(arguments))
+    match arguments:
+        case ["generate", *rest]:
+            return _generate(_generate_parser().read(rest))
+        case ["doctor", *rest]:
+            return _doctor(_models_parser("doctor").read(rest))
+        case ["fetch", *rest]:
+            return _fetch(_models_parser("fetch").read(rest))
+        case ["bench", *rest]:
+            return _bench(rest)
+        case [word, *_] if word[:1] != "-":
+            raise _mistyped("command", word, _COMMANDS, "launch.py")
+    return _page(_page_parser().read(arguments))
 
 
 def _page(parsed: argparse.Namespace) -> int:
@@ -179,10 +184,10 @@ def _bench(arguments: list[str]) -> int:
     from fooocus.bench.options import add_options, read_options
     from fooocus.bench.report import markdown, save
 
-    parser = argparse.ArgumentParser(prog="launch.py bench", description="Measure how fast this computer is.")
+    parser = _Parser(prog="launch.py bench", description="Measure how fast this computer is.")
     add_options(parser)
     _add_config_options(parser, ("models", "data", "device", "dtype", "fast", "extra_models"))
-    parsed = parser.parse_args(arguments)
+    parsed = parser.read(arguments)
     result = app.bench(_config(parsed), read_options(parsed), lambda text: print(text, file=sys.stderr, flush=True))
     table, values = save(result, read_options(parsed).out)
     print(json.dumps(result) if parsed.json else markdown(result))
@@ -244,8 +249,33 @@ def _tell_words(event: Event) -> None:
             print(f"{clear}Stopped.", file=sys.stderr)
 
 
-def _generate_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="launch.py generate", description="Make pictures without the page.")
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, where argparse would print all options above it."""
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        parsed, left = self.parse_known_args(arguments)
+        for word in sorted(left, key=lambda word: word[:1] != "-"):  # what follows an unknown option may be its value
+            if word[:1] == "-":
+                raise _mistyped("option", word.partition("=")[0], self._option_string_actions, self.prog)
+            raise RequestError("prompt", f"{word!r} is one word too many.", "A prompt of several words goes in quotes.")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError("option", f"{message[:1].upper()}{message[1:].rstrip('.')}.", _help(self.prog))
+
+
+def _mistyped(kind: str, word: str, known: Collection[str], prog: str) -> RequestError:
+    near = difflib.get_close_matches(word, known, n=1)
+    guess = f"Did you mean {near[0]}? " if near else ""
+    return RequestError(kind, f"There is no {kind} {word[:60]!r}.", guess + _help(prog))
+
+
+def _help(prog: str) -> str:
+    return f"Help: python {prog} --help"
+
+
+def _generate_parser() -> _Parser:
+    parser = _Parser(prog="launch.py generate", description="Make pictures without the page.")
     parser.add_argument("text", nargs="?", metavar="PROMPT", help="what the picture shows")
     _add_request_options(parser)
     _add_config_options(parser)
@@ -255,12 +285,12 @@ def _generate_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _models_parser(command: Literal["doctor", "fetch"]) -> argparse.ArgumentParser:
+def _models_parser(command: Literal["doctor", "fetch"]) -> _Parser:
     text = {
         "doctor": "Say what this computer can do, and which model files are here.",
         "fetch": "Fetch the model files that are missing; copies on this disk are used.",
     }
-    parser = argparse.ArgumentParser(prog=f"launch.py {command}", description=text[command])
+    parser = _Parser(prog=f"launch.py {command}", description=text[command])
     if command == "fetch":
         parser.add_argument("files", nargs="*", metavar="FILE", help="only these; left out: all that are missing")
     parser.add_argument("--preset", metavar="NAME", help="the preset whose models are meant")
@@ -270,10 +300,10 @@ def _models_parser(command: Literal["doctor", "fetch"]) -> argparse.ArgumentPars
     return parser
 
 
-def _page_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _page_parser() -> _Parser:
+    parser = _Parser(
         prog="launch.py",
-        description="Open the page. Other commands: generate, doctor, fetch, bench, test. "
+        description=f"Open the page. Other commands: {', '.join(_COMMANDS)}. "
         "Options of generate set what the page begins with.",
     )
     _add_request_options(parser)

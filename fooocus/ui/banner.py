@@ -14,6 +14,9 @@ from fooocus.models.computer import Card, Maker
 
 _BUILDS: dict[Maker, str] = {"nvidia": "cuda", "intel": "xpu", "amd": "rocm"}
 
+# The heart of what a worker says, see loading/device.py; the rest are terms that a log wants and a person does not.
+_UNUSED = "there is an NVIDIA card, but the installed torch cannot use it"
+
 
 def torch_version() -> str:
     """Return the installed torch's version, or nothing."""
@@ -44,8 +47,9 @@ def slow(sentence: str) -> str:
     if not sentence:
         return ""
     build = _BUILDS["nvidia"]
+    reason = "The installed torch cannot use the NVIDIA card." if _UNUSED in sentence else sentence
     remedy = f"Update the card's driver, or start once with <code translate=no>--torch {build}</code>."
-    return _said(f"{escape(sentence)} {remedy}")
+    return _said(f"{escape(reason)} {remedy}")
 
 
 def _said(words: str) -> str:

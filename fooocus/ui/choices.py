@@ -1,16 +1,19 @@
-"""What the page's plain lists offer, and the names by which people know things.
+"""What the page's plain lists offer, and the names by which people know things, such as styles.
 
 Model files, styles and presets are lists of their own, see :mod:`fooocus.ui.lists`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from fooocus.config import Config
+from fooocus.errors import RequestError
 from fooocus.models.scan import SUFFIX, walk
 from fooocus.prompt.sizes import SDXL_SIZES, size_label, sizes_like
+from fooocus.prompt.styles import SHIPPED, Style, Styles
 from fooocus.request import Size
 from fooocus.ui.fields import METADATA, Row
 
@@ -56,6 +59,26 @@ _SHOWN: Mapping[str, str] = {
     "sgm_uniform": "SGM uniform",
     "ddim_uniform": "DDIM uniform",
 }
+# How people call the families of our styles; another file's styles stand under the file's own name.
+_STYLE_FAMILIES: Mapping[str, str] = {
+    "default": "House style",
+    "sai": "Classics",
+    "ads": "Advertising",
+    "artstyle": "Art movements",
+    "futuristic": "Futures",
+    "game": "Games",
+    "misc": "Moods and oddities",
+    "papercraft": "Paper",
+    "photo": "Photography",
+}
+# Words in their names that are no plain words.
+_SPELLED: Mapping[str, str] = {
+    "3d-model": "3D model",
+    "gta": "GTA",
+    "hdr": "HDR",
+    "lowpoly": "Low poly",
+    "rpg fantasy game": "RPG fantasy game",
+}
 
 
 def choices(row: Row) -> list[Choice]:
@@ -85,3 +108,38 @@ def shape_of(size: Size) -> str | None:
 def shown(name: str) -> str:
     """Return a sampler's, schedule's or bundle's name as people write it."""
     return _SHOWN.get(name, name.replace("_", " ").capitalize())
+
+
+def style_family(style: Style) -> str:
+    """Return what a style's family is called."""
+    family = Path(style.file).stem
+    return _STYLE_FAMILIES.get(family, shown(family))
+
+
+def style_titles(styles: Styles) -> dict[str, str]:
+    """Return all styles' names as a person reads them; those that would read the same say their family behind a dot."""
+    titles = {style.name: style_title(style.name, Path(style.file).stem) for style in styles.by_name.values()}
+    times = Counter(title.casefold() for title in titles.values())
+    return {
+        name: f"{title} · {style_family(styles.by_name[name])}" if times[title.casefold()] > 1 else title
+        for name, title in titles.items()
+    }
+
+
+def style_title(name: str, family: str) -> str:
+    """Return a style's name as a person reads it: without the family's, which stands above it."""
+    words = name.replace("_", " ").strip()
+    if family in SHIPPED:
+        words = words.removeprefix(f"{family}-").removesuffix("-default")
+        words = _SPELLED.get(words, words)
+    return words[:1].upper() + words[1:]
+
+
+def style_words(reference: str, styles: Styles, titles: Mapping[str, str]) -> str:
+    """Return a chosen style as a person reads it: its name, with the strength in brackets where one is given."""
+    try:
+        use = styles.use(reference)
+    except RequestError:  # of another installation
+        return reference
+    strength = "" if use.strength == 1.0 else f" ({use.strength:g})"
+    return titles[use.style.name] + strength

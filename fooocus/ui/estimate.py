@@ -7,6 +7,7 @@ Nothing is told while this computer has not shown it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections import OrderedDict
 from html import escape
@@ -25,6 +26,9 @@ from fooocus.prompt.stock import load_stock
 from fooocus.request import Request
 
 _KEPT = 1024  # jobs whose work is known; a queue shows a thousand
+
+
+_MUCH = 1.2, 2.0  # by what, and by how many seconds, a time must have grown before people are told a longer one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +151,20 @@ class Estimator:
         work = self._counter.count(recipe)
         switch = recipe.steps if recipe.switch is None else recipe.switch
         return None if work is None else _Asked(work, count, recipe.steps, switch, models_of(recipe))
+
+
+def calmed(shown: float | None, seconds: float | None) -> float | None:
+    """Return the time left as it is shown: ``seconds`` in steps a person would use. ``shown`` is what stands there.
+
+    Steps take now more and now less, so a time that grows by little waits: it is likely to be the old one again.
+    """
+    if seconds is None:
+        return None
+    # Rounded up, so that the work is done rather before its time; the steps are those of `views.duration`.
+    unit = 1.0 if seconds <= 20 else 5.0 if seconds <= 85 else 60.0 if seconds < 90 * 60 else 360.0
+    rough = math.ceil(seconds / unit) * unit
+    share, more = _MUCH
+    return shown if shown is not None and shown < rough and seconds < max(shown * share, shown + more) else rough
 
 
 def _about(seconds: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,32 +24,11 @@ from fooocus.prompt.presets import SHIPPED as OUR_PRESETS
 from fooocus.prompt.presets import load_presets
 from fooocus.prompt.styles import MAX_STRENGTH, PLACE, RANDOM, SHIPPED, Style, load_styles
 from fooocus.request import NONE, Request, companions
-from fooocus.ui.choices import shown
+from fooocus.ui.choices import style_family, style_titles
 
 USES: tuple[Use, ...] = ("base", "refiner", "lora", "vae")
 _REFRESH_SECONDS = 2.0  # between two looks through the folders, however many pages ask
 _PATIENCE_SECONDS = 0.5  # that an answer waits for a look to end
-
-# How people call the families of our styles; another file's styles stand under the file's own name.
-_STYLE_FAMILIES: Mapping[str, str] = {
-    "default": "House style",
-    "sai": "Classics",
-    "ads": "Advertising",
-    "artstyle": "Art movements",
-    "futuristic": "Futures",
-    "game": "Games",
-    "misc": "Moods and oddities",
-    "papercraft": "Paper",
-    "photo": "Photography",
-}
-# Words that are no plain words.
-_SPELLED: Mapping[str, str] = {
-    "3d-model": "3D model",
-    "gta": "GTA",
-    "hdr": "HDR",
-    "lowpoly": "Low poly",
-    "rpg fantasy game": "RPG fantasy game",
-}
 
 
 class Lists:
@@ -123,8 +101,9 @@ class Lists:
 
     def _styles(self) -> dict[str, Any]:
         styles = load_styles(self._config.styles_folder)
+        titles = style_titles(styles)
         return {
-            "styles": [_style(style) for style in styles.by_name.values()],
+            "styles": [_style(style, titles[style.name]) for style in styles.by_name.values()],
             "random": RANDOM,
             "strongest": MAX_STRENGTH,
             "problems": list(styles.problems),
@@ -177,24 +156,14 @@ def _fetchable() -> list[str]:
         return []
 
 
-def _style(style: Style) -> dict[str, Any]:
-    family = Path(style.file).stem
+def _style(style: Style, title: str) -> dict[str, Any]:
     return {
         "name": style.name,
-        "title": style_title(style.name, family),
-        "family": _STYLE_FAMILIES.get(family, shown(family)),
+        "title": title,
+        "family": style_family(style),
         "about": _about(style),
-        "own": family not in SHIPPED,
+        "own": Path(style.file).stem not in SHIPPED,
     }
-
-
-def style_title(name: str, family: str) -> str:
-    """Return a style's name as a person reads it: without the family's, which stands above it."""
-    words = name.replace("_", " ").strip()
-    if family in SHIPPED:
-        words = words.removeprefix(f"{family}-").removesuffix("-default")
-        words = _SPELLED.get(words, words)
-    return words[:1].upper() + words[1:]
 
 
 def _about(style: Style) -> str:

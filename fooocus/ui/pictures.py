@@ -31,7 +31,9 @@ from fooocus.images.library.library import Library, State
 from fooocus.images.library.places import Place, find_picture, parse_place
 from fooocus.images.library.search import Query
 from fooocus.images.library.thumbnails import key_of
+from fooocus.prompt.stock import load_stock
 from fooocus.ui.body import read_body
+from fooocus.ui.choices import style_titles
 from fooocus.ui.resolve import to_json
 
 MAX_UPLOAD_BYTES = 25_000_000
@@ -53,13 +55,13 @@ _THUMBNAIL_HEADERS: Mapping[str, str] = {
 
 def add_picture_routes(app: Starlette, config: Config, library: Library) -> None:
     """Add everything that the page asks about pictures."""
-    _add_lists(app, library)
+    _add_lists(app, config, library)
     _add_thumbnails(app, library)
     _add_orders(app, library)
     _add_settings(app, config, library)
 
 
-def _add_lists(app: Starlette, library: Library) -> None:
+def _add_lists(app: Starlette, config: Config, library: Library) -> None:
     def state(request: WebRequest) -> Response:
         return _told(lambda: _state(library.state()))
 
@@ -79,7 +81,12 @@ def _add_lists(app: Starlette, library: Library) -> None:
         return _told(answer)
 
     def filters(request: WebRequest) -> Response:
-        return _told(lambda: {"models": library.models(), "styles": library.styles()})
+        def answer() -> dict[str, Any]:
+            titles = style_titles(load_stock(config.styles_folder).styles)
+            styles = [(name, many, titles.get(name, name)) for name, many in library.styles()]
+            return {"models": library.models(), "styles": styles}
+
+        return _told(answer)
 
     for name, answering in (("state", state), ("overview", overview), ("page", page), ("filters", filters)):
         app.add_route(f"/history/{name}", answering, methods=["GET"])

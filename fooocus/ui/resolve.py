@@ -20,9 +20,9 @@ from fooocus.images.findings import MAX_ITEMS, Finder, Found, Known
 from fooocus.images.metadata import record
 from fooocus.prompt.plan import again
 from fooocus.prompt.stock import load_stock
-from fooocus.prompt.styles import RANDOM
+from fooocus.prompt.styles import RANDOM, Styles
 from fooocus.request import NONE, PERFORMANCES, Recipe, Request, companions
-from fooocus.ui.choices import model_files, shown
+from fooocus.ui.choices import model_files, shown, style_titles, style_words
 from fooocus.ui.fields import BY_NAME, ROWS
 
 # Not a part of one picture: how many are made, and the file that they are put into.
@@ -117,7 +117,7 @@ def to_json(found: Found, config: Config, source: Path | bytes | str) -> dict[st
         "origin": ORIGINS.get(found.origin, found.origin),
         "prompt": str(whole.get("prompt") or ""),
         "negative": str(whole.get("negative") or ""),
-        "rows": readable(whole),
+        "rows": readable(whole, load_stock(config.styles_folder).styles),
         "values": values,
         "warnings": list(resolved.warnings),
         "text": _text(found, source),
@@ -125,8 +125,11 @@ def to_json(found: Found, config: Config, source: Path | bytes | str) -> dict[st
     }
 
 
-def readable(values: Mapping[str, Any]) -> list[list[str]]:
-    """Return settings as pairs of words, in the order of the page; prompts stand apart."""
+def readable(values: Mapping[str, Any], styles: Styles) -> list[list[str]]:
+    """Return settings as pairs of words, in the order of the page; prompts stand apart.
+
+    Styles have a third one: what the files call them, where people read another name.
+    """
     pairs: list[list[str]] = []
     for row in ROWS:
         value = values.get(row.name)
@@ -134,7 +137,7 @@ def readable(values: Mapping[str, Any]) -> list[list[str]]:
             continue
         if row.name == "performance" and values.get("steps") is not None:
             continue
-        pairs.append([row.label, _words(row.kind, value)])
+        pairs.append([row.label, *(_styles(value, styles) if row.kind == "styles" else [_words(row.kind, value)])])
     return pairs
 
 
@@ -150,14 +153,19 @@ def _asked_again(recipe: Recipe, config: Config) -> tuple[Request, list[str]]:
     return request, [f"These styles have changed or are not here: {names}. Their words are in the prompt instead."]
 
 
+def _styles(references: Any, styles: Styles) -> list[str]:
+    """Return chosen styles as people read them, and, where it is something else, as the files call them."""
+    titles, names = style_titles(styles), [str(reference) for reference in references]
+    words, ids = ", ".join(style_words(name, styles, titles) for name in names), ", ".join(names)
+    return [words] if words == ids else [words, ids]
+
+
 def _words(kind: str, value: Any) -> str:
     match kind:
         case "size":
             return str(value).replace("x", " × ")
         case "loras":
             return ", ".join(f"{_stem(name)} ({weight:g})" for name, weight in value)
-        case "styles":
-            return ", ".join(str(name) for name in value)
         case "model":
             return _stem(str(value))
         case "choice" | "pills":

@@ -36,7 +36,7 @@ from fooocus.events import (
 from fooocus.jobs.store import Job, State
 from fooocus.jobs.supervisor import Jobs
 from fooocus.request import Request, parse_size
-from fooocus.ui.estimate import Course
+from fooocus.ui.estimate import Course, calmed
 
 Phase = Literal["empty", "waiting", "running", "paused", "finished", "failed", "cancelled"]
 _Number = TypeVar("_Number", bound=float)
@@ -58,7 +58,7 @@ _STAGE_BEGINS: Mapping[str, float] = {
 _WALKING = ("sampling", "refining")  # the stages that have steps
 _SAMPLING_PART = _STAGE_BEGINS["decoding"] - _STAGE_BEGINS["sampling"]
 _SAVING_PART = 0.02  # the part of a picture's time that is left when saving begins
-_PACE_WEIGHT = 0.3  # of the newest step in the running mean of seconds per step: calm, yet it follows a refiner swap
+_PACE_WEIGHT = 0.15  # of the newest step in the running mean of seconds per step: calm, yet it follows a refiner swap
 _WAIT_SECONDS = 1.0  # longest wait for an event before the count of waiting jobs is looked at again
 _KEPT_PREVIEWS = 64
 _KEPT_PACES = 64
@@ -84,7 +84,7 @@ class View:
     a job may work on its pictures in turns. ``pace`` is the seconds of a step; the last was at ``stepped_at``, when all
     pictures together had gone ``paced`` steps. ``course`` is what this computer's history says of the job, ``loaded``
     whether its models are at hand. ``slow`` is the worker's sentence where it draws on the processor although a card
-    is there.
+    is there. ``left`` is the time left as people are told it, calmer than :attr:`seconds_left`.
     """
 
     job: str = ""
@@ -116,6 +116,7 @@ class View:
     walked: tuple[int, ...] = ()
     course: Course | None = None
     loaded: bool = False
+    left: float | None = None
 
     @property
     def active(self) -> bool:
@@ -166,6 +167,11 @@ def opening(job: Job) -> View:
 
 def fold(view: View, event: Event, now: float, outputs: Path) -> View:
     """Take one event into the view. ``now`` is a monotonic time in seconds, for the pace."""
+    told = _told(view, event, now, outputs)
+    return dataclasses.replace(told, left=calmed(view.left, told.seconds_left))
+
+
+def _told(view: View, event: Event, now: float, outputs: Path) -> View:
     change = dataclasses.replace
     match event:
         case Queued(ahead):
@@ -259,14 +265,15 @@ def _put(values: tuple[_Number, ...], place: int, value: _Number, nothing: _Numb
 
 
 def _pace(view: View, picture: int, steps: int, now: float) -> float:
-    """Return the running mean of seconds per step of a picture; the first is no measure.
+    """Return the mean of seconds per step, later the running one; the first step of a picture is no measure.
 
     ``steps`` is how many were gone since the last one of this picture, those of pictures made at once with it included.
     """
     if picture != view.picture or not view.stepped_at or steps <= 0:
         return view.pace
     newest = (now - view.stepped_at) / steps
-    return newest if not view.pace else view.pace + _PACE_WEIGHT * (newest - view.pace)
+    weight = max(_PACE_WEIGHT, 1 / max(1, sum(view.walked)))
+    return newest if not view.pace else view.pace + weight * (newest - view.pace)
 
 
 def picture_url(path: Path, outputs: Path) -> str:

@@ -28,6 +28,8 @@ EDITS = (
 AWAY = (
     '<p class="problem" role="alert"><b>The program does not answer.</b> '
     "Look whether its window is still open; this page goes on by itself when it is back.</p>"
+    '<p class="problem other" role="alert"><b>Something else answers in the program\'s place.</b> '
+    "It may be a proxy or a login page. Reload to see it; this page goes on by itself when the program is back.</p>"
 )
 # What the miniature knows how to draw; page.css shows these where it stands in for the real models.
 MINIATURE_EXAMPLES = (
@@ -90,8 +92,8 @@ def progress_words(view: View) -> str:
         return " · ".join(words)
     if view.step:
         words.append(f"step {view.step} of {view.steps}")
-    if view.seconds_left is not None:
-        words.append(f"{duration(view.seconds_left)} left")
+    if view.left is not None:
+        words.append(f"{duration(view.left)} left")
     return " · ".join(words)
 
 
@@ -149,11 +151,15 @@ def _frame(view: View, inside: str, kind: str) -> str:
 
 def _picture_forming(view: View) -> str:
     if view.preview:
-        source = f"/preview/{quote(view.job, safe='')}?frame={view.preview}"
-        return _frame(view, f'<img src="{source}" alt="The picture so far: {escape(view.prompt)}">', "forming")
+        image = f'<img src="{_frame_url(view)}" alt="The picture so far: {escape(view.prompt)}">'
+        return _frame(view, image, "forming")
     if view.saved:
         return _frame(view, _image(view, view.saved[-1]), "forming")
     return _frame(view, '<span class="blank"></span>', "forming")
+
+
+def _frame_url(view: View) -> str:
+    return f"/preview/{quote(view.job, safe='')}?frame={view.preview}"
 
 
 def _progress(view: View) -> str:
@@ -188,6 +194,8 @@ def _outcome(view: View, fetchable: bool) -> str:
     words = ""
     if view.phase == "failed":
         words = faults.card(view, fetchable)
+    elif view.phase == "cancelled" and chosen is None:
+        return _stopped(view)
     elif view.phase == "cancelled":
         words = '<div class="fault quiet" role="status"><span>Stopped.</span></div>'
     if chosen is None:
@@ -202,6 +210,21 @@ def _outcome(view: View, fetchable: bool) -> str:
         + _notice(view)
         + words
     )
+
+
+def _stopped(view: View) -> str:
+    """Return what is left of a job that was stopped before a picture was saved: its last frame, and the way back.
+
+    The frame is in memory only: page.js shows an empty paper where it has gone.
+    """
+    where = f"Stopped at step {view.step} of {view.steps}." if view.step else "Stopped."
+    how = "With the same settings and the same seed"
+    again = f'<button type="button" data-remedy="again" title="{how}">Start again</button>'
+    words = f'<div class="stopped" role="status"><span>{where}</span><span>Nothing was saved.</span>{again}</div>'
+    if not view.preview:
+        return f'<div class="empty">{words}</div>'
+    image = f'<img src="{_frame_url(view)}" alt="The picture as far as it came: {escape(view.prompt)}">'
+    return _frame(view, image, "unfinished") + words
 
 
 def _image(view: View, picture: Picture) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fooocus.request import LoraUse
-from tests.browser.conftest import PageServer, StartPage, Visit, Visitor
+from tests.browser.conftest import ROOT, PageServer, StartPage, Visit, Visitor
 from tests.pictures import Maker, recipe
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -28,7 +28,7 @@ WORDS = ("fox", "snow", "lighthouse", "dusk", "rain", "sailor", "window", "teapo
 
 @pytest.fixture(scope="module")
 def server(page_server: StartPage) -> PageServer:
-    server = page_server()
+    server = page_server(config={"styles_folder": str(ROOT / "styles")})
     models = Path(server.settings["config"]["models"])
     for file in ("checkpoints/mine.safetensors", "loras/grain.safetensors"):
         (models / file).parent.mkdir(exist_ok=True)
@@ -37,7 +37,8 @@ def server(page_server: StartPage) -> PageServer:
     for number in range(MANY):
         day = f"2026-01-{1 + number % DAYS:02d}"
         prompt = " ".join(draw.choices(WORDS, k=12))
-        made = recipe(prompt=prompt, seed=number, base="mine.safetensors" if number % 10 == 0 else "gone.safetensors")
+        base = "mine.safetensors" if number % 10 == 0 else "gone.safetensors"
+        made = recipe(prompt=prompt, seed=number, base=base, styles=("sai-cinematic:0.5",) if number % 20 == 0 else ())
         MAKER.put(server.outputs / day / f"{number % 24:02d}-00-00-{number // 24:03d}_001_{number}.png", made, number)
     MAKER.put(
         server.outputs / "2026-02-01" / "10-00-00-000_001_1.png",
@@ -115,10 +116,18 @@ def test_five_thousand_pictures_are_searched_walked_and_opened_by_keyboard(serve
     assert page.locator("#history select[aria-label=Day] option").count() == 1 + 5 + 1
     page.select_option("#history select[aria-label=Day]", "")
     page.wait_for_function("document.querySelector('#history .count').textContent === '501 pictures'")
+    page.click("#history .chip.sign-heart")  # all filters together: of this model one is a favourite, and has no style
+    page.wait_for_function("document.querySelector('#history .count').textContent === '1 picture'")
+    page.select_option("#history select[aria-label=Style]", label="Cinematic · Classics (250)")
+    page.wait_for_selector('#history .none:has-text("No picture is like that.")')
+    page.click("#history .chip.sign-heart")
+    page.wait_for_function("document.querySelector('#history .count').textContent === '250 pictures'")
     page.locator("#history .tile").first.click()
     page.wait_for_selector("#lightbox dl dt")
+    style = page.locator('#lightbox dt:text-is("Styles") + dd')
+    assert style.inner_text() == "Cinematic · Classics (0.5)" and style.get_attribute("title") == "sai-cinematic:0.5"
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('#lightbox .place').textContent === '2 of 501'")
+    page.wait_for_function("document.querySelector('#lightbox .place').textContent === '2 of 250'")
     page.wait_for_function("document.querySelector('#lightbox .frame-large img').naturalWidth === 64")
     visitor.shoot("1440-light-lightbox")
     page.keyboard.press("Escape")

@@ -162,6 +162,27 @@ def test_an_error_is_a_sentence_with_a_remedy_and_the_next_job_works(server: Pag
     visitor.wait_phase("finished")
 
 
+def test_a_processor_that_draws_beside_a_card_is_said_loudly_with_the_reason(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.generate("endless on the processor")
+    visitor.wait_step(5)
+    shown = visitor.page.locator(".banner:visible")
+    assert "The processor draws, although a graphics card is there." in shown.inner_text()
+    assert (
+        "The installed torch cannot use the NVIDIA card." in shown.inner_text() and "--torch cuda" in shown.inner_text()
+    )
+    for width, height in ((1440, 900), (360, 740)):
+        visitor.page.set_viewport_size({"width": width, "height": height})
+        for theme in ("light", "dark"):
+            visitor.page.emulate_media(color_scheme=theme)
+            visitor.shoot(f"{width}-{theme}-processor")
+        assert visitor.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    visitor.page.click(".banner:visible [data-banner-close]")
+    shown.wait_for(state="detached")
+    visitor.page.click("#stop")
+    visitor.wait_phase("cancelled")
+
+
 def test_a_killed_worker_leaves_a_page_that_makes_the_next_picture(mortal: PageServer, visit: Visit) -> None:
     visitor = visit(mortal.url, http_credentials=KEY)
     visitor.generate("die")
@@ -235,10 +256,20 @@ def test_a_reload_in_mid_job_finds_it_again(server: PageServer, visit: Visit) ->
     assert visitor.page.input_value("#field-negative textarea") == "blur and noise"
     assert visitor.page.is_checked("#advanced-switch input")
     visitor.page.click("#stop")
-    visitor.wait_phase("cancelled")
+    look_at_stopped(visitor)
     visitor.page.reload()
-    visitor.wait_phase("cancelled")
+    look_at_stopped(visitor)
     assert job(visitor) == id
+    visitor.page.get_by_role("button", name="Start again").click()
+    visitor.wait_phase("running")
+    assert job(visitor) != id
+
+
+def look_at_stopped(visitor: Visitor) -> None:
+    """A job that was stopped before a picture was saved leaves its last frame in sight, and how far it came."""
+    visitor.wait_phase("cancelled")
+    visitor.page.wait_for_function("document.querySelector('.frame.unfinished img')?.naturalWidth > 0")
+    assert re.match(r"Stopped at step \d+ of 5000\.\s+Nothing was saved", visitor.page.inner_text("#stage .stopped"))
 
 
 def test_a_closed_tab_ends_nothing_and_a_new_one_finds_the_job(server: PageServer, visit: Visit) -> None:
@@ -272,9 +303,25 @@ def test_two_people_do_not_see_each_other(server: PageServer, visit: Visit) -> N
     one.wait_phase("cancelled")
 
 
+# Keeps the connections that tabs may hold, as three further tabs of the same browser would.
+_KEEP = """async () => {
+  for (const number of [0, 1, 2, 3]) {
+    const name = `fooocus-connection-${number}`
+    await new Promise((kept) => navigator.locks.request(name, { ifAvailable: true }, (lock) => {
+      kept()
+      return lock ? new Promise(() => {}) : null
+    }))
+  }
+  return (await navigator.locks.query()).held.length
+}"""
+
+
 def test_two_tabs_of_one_person_never_mix_results(server: PageServer, visit: Visit) -> None:
     one = visit(server.url)
+    assert one.page.evaluate(_KEEP) == 4
     two = Visitor(one.context, one.context.new_page(), server.url)
+    asked: list[str] = []
+    two.page.on("request", lambda request: asked.append(request.url))
     two.open()
     one.generate("endless red")
     one.wait_phase("running")
@@ -287,6 +334,8 @@ def test_two_tabs_of_one_person_never_mix_results(server: PageServer, visit: Vis
     two.page.wait_for_selector('#stage .stage[data-title="Done – blue"]')
     one.page.wait_for_selector('#stage .stage[data-title="Done – green"]')
     assert two.page.title() == "Done – blue"
+    looks = [url for url in asked if "/live?" in url]
+    assert len(looks) > 2 and all("glance" in url for url in looks), "it only looks now and then"
 
 
 def test_hostile_prompts_are_shown_as_text(server: PageServer, visit: Visit) -> None:
@@ -390,6 +439,7 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     visitor.wait_step(3)
     end(mortal)
     visitor.page.wait_for_selector("#away", state="visible")
+    assert not visitor.page.is_visible("#away .other")
     assert "this page goes on by itself" in visitor.page.inner_text("#away")
     assert visitor.page.locator(".toast-body:visible").count() == 0
     visitor.shoot("1440-light-away")
@@ -398,6 +448,14 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     visitor.wait_phase("finished", 30)
     assert visitor.page.title() == "Done – slow through the crash"
     assert len(mortal.pictures()) == before + 1
+    # What stands between the two is something else, and is said so.
+    visitor.page.route("**/queue", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    visitor.page.evaluate("fooocusQueue.look()")
+    visitor.page.wait_for_selector("#away .other", state="visible")
+    assert not visitor.page.is_visible('#away :text("does not answer")')
+    visitor.shoot("1440-light-replaced")
+    visitor.page.unroute_all()
+    visitor.page.wait_for_selector("#away", state="hidden")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal as Ctrl-C sends it is a POSIX matter")
@@ -503,6 +561,7 @@ def test_the_main_states_fit_and_are_drawn(server: PageServer, visit: Visit, wid
     look("running")
     visitor.page.click("#stop")
     visitor.wait_phase("cancelled")
+    look("stopped")
     visitor.generate("three quick ones")
     visitor.page.wait_for_selector('#stage .stage[data-title="Done – three quick ones"]')
     look("done")

@@ -2,7 +2,8 @@
 
 ``slow`` takes 30 steps of 0.1 s, ``endless`` 5000 of 0.05 s, ``lingering`` does so from the second picture on,
 ``heavy`` takes a minute for its first step and looks at its control meanwhile, ``broken`` raises a RenderError, ``die``
-kills the worker at step 3. Everything else is as in :mod:`fake_engine`.
+kills the worker at step 3, ``processor`` says that it draws there although a card is there. Everything else is as in
+:mod:`fake_engine`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ import fake_engine
 from PIL import Image
 
 from fooocus.errors import RenderError
-from fooocus.events import Event, Paused, Stage, Step
+from fooocus.events import Event, Notice, Paused, Stage, Step
 from fooocus.jobs.worker import Control, Emit, WorkItem, claim_pipes, serve
 
+_SLOW = (
+    "Computing on processor (there is an NVIDIA card, but the installed torch cannot use it: see FOOOCUS_TORCH), "
+    "float32 (exact on a processor)."
+)
 _ENDLESS = {"seconds": 0.05, "steps": 5000}
 
 
@@ -41,6 +46,8 @@ class PageEngine(fake_engine.FakeEngine):
             fake["die_at"] = 3
         size = fake_engine._size(item.request)
         count = int(item.request["count"])
+        if "processor" in prompt:
+            emit(Notice(_SLOW))
         emit(Stage("loading", 1, count))
         time.sleep(0.1)
         emit(Stage("reading", 1, count))

@@ -118,15 +118,31 @@ def test_another_base_comes_without_the_default_ones_companions(capsys: Captured
     ],
 )
 def test_wrong_use_is_a_sentence_and_code_2(arguments: list[str], told: str, capsys: Captured, tmp_path: Path) -> None:
-    try:
-        code = cli.main(["generate", "a fox", *arguments, "--out", str(tmp_path)])
-    except SystemExit as error:  # argparse's own way
-        code = error.code  # type: ignore[assignment]
+    assert cli.main(["generate", "a fox", *arguments, "--out", str(tmp_path)]) == 2
     captured = capsys.readouterr()
-    assert code == 2
     assert told in captured.err
     assert "Traceback" not in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["genrate", "a fox"], "There is no command 'genrate'. Did you mean generate? Help: "),
+        (["xyzzy"], "There is no command 'xyzzy'. Help: python launch.py --help"),
+        (["--passwrod", "x"], "There is no option '--passwrod'. Did you mean --password? Help: "),
+        (["generate", "--stepz=3"], "There is no option '--stepz'. Did you mean --steps?"),
+        (["generate", "--sede", "3", "a fox", "--dry-run"], "There is no option '--sede'. Did you mean --seed?"),
+        (["generate", "a", "red", "fox"], "'red' is one word too many. A prompt of several words goes in quotes."),
+        (["generate", "a fox", "--steps"], "Argument --steps: expected one argument. Help: "),
+        (["fetch", "--jsn"], "Did you mean --json? Help: python launch.py fetch --help"),
+        (["bench", "--jsn"], "Did you mean --json? Help: python launch.py bench --help"),
+    ],
+)
+def test_a_typing_mistake_is_answered_by_one_line(arguments: list[str], told: str, capsys: Captured) -> None:
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert told in said.err and said.err.count("\n") == 1 and said.out == ""
 
 
 def test_a_missing_model_is_told_and_the_code_is_1(capsys: Captured, tmp_path: Path) -> None:

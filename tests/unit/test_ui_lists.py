@@ -14,9 +14,11 @@ from fooocus.config import ROOT, Config
 from fooocus.models.catalogue import FOLDERS
 from fooocus.models.hashes import FileMemory
 from fooocus.models.scan import Shelves
+from fooocus.prompt.styles import load_styles
 from fooocus.request import Request
+from fooocus.ui.choices import style_title, style_titles, style_words
 from fooocus.ui.data import add_data_routes
-from fooocus.ui.lists import Lists, style_title
+from fooocus.ui.lists import Lists
 from fooocus.ui.styled import styled
 from tests.layouts import write_sparse
 
@@ -96,6 +98,21 @@ def test_titles_are_what_people_read() -> None:
     assert style_title("sai-3d-model", "sai") == "3D model"
     assert style_title("photo-tilt-shift", "photo") == "Tilt-shift"
     assert style_title("my-family-thing", "mine") == "My-family-thing"
+
+
+def test_no_two_styles_are_called_the_same(config: Config) -> None:
+    shipped = load_styles(ROOT / "styles")
+    titles = style_titles(shipped)
+    assert len({title.casefold() for title in titles.values()}) == len(titles)
+    assert titles["cinematic-default"] == "Cinematic · House style"
+    assert titles["sai-cinematic"] == "Cinematic · Classics"
+    assert style_words("photo-film noir:0.5", shipped, titles) == "Film noir (0.5)"
+    assert style_words("SAI Cinematic", shipped, titles) == "Cinematic · Classics"
+    assert style_words("of another:9.5", shipped, titles) == "of another:9.5"
+    for file, name in (("mine", "ink"), ("yours", "Ink")):
+        (config.styles_folder / f"{file}.json").write_text(json.dumps([{"name": name, "prompt": "x"}]))
+    answer = Lists(config, Request()).answer("styles") or {}
+    assert [style["title"] for style in answer["styles"]] == ["Ink · Mine", "Ink · Yours"]
 
 
 def test_an_answer_that_the_browser_has_is_not_sent_again(config: Config) -> None:

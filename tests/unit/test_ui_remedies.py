@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from fooocus import errors
+from fooocus.config import ROOT
 from fooocus.errors import FooocusError, RequestError
 from fooocus.events import Notice
 from fooocus.models.computer import Card
 from fooocus.request import Request, Size
 from fooocus.ui import views
-from fooocus.ui.banner import banner
+from fooocus.ui.banner import banner, slow
 from fooocus.ui.faults import card, remedies, smaller
 from fooocus.ui.remedies import Remedies
 from fooocus.ui.stream import View, fold
@@ -153,5 +154,9 @@ def test_what_the_worker_says_of_the_processor_stays_through_its_job() -> None:
     view = fold(view, Notice("LoRA x: 3 of 3 modules matched."), 1.0, Path())
     shown = views.stage(view)
     assert "an NVIDIA &lt;card&gt;" in shown and "--torch cuda" in shown
+    why = "there is an NVIDIA card, but the installed torch cannot use it"
+    assert why in (ROOT / "fooocus" / "loading" / "device.py").read_text(encoding="utf-8")
+    said = slow(f"Computing on processor ({why}: see FOOOCUS_TORCH), float32 (exact on a processor).")
+    assert "The installed torch cannot use the NVIDIA card. Update" in said and "float32" not in said
     other = fold(View("j", "running"), Notice("Computing on processor (no graphics card was found)."), 1.0, Path())
     assert "--torch" not in views.stage(other)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -357,3 +359,39 @@ def test_a_lora_that_fits_as_a_whole_is_no_news(tmp_path: Path) -> None:
     assert fold(view, Notice("LoRA offset: 213 of 213 modules matched."), 0.0, tmp_path) == view
     told = fold(view, Notice("LoRA offset: 21 of 213 modules matched."), 0.0, tmp_path)
     assert told.notice == "LoRA offset: 21 of 213 modules matched."
+
+
+# Forty equal steps on a computer that had other work besides, in hundredths of a second.
+NOISY = (29, 24, 23, 22, 25, 25, 25, 23, 35, 58, 29, 33, 31, 24, 66, 57, 40, 30, 28, 56)
+NOISY += (20, 26, 45, 25, 36, 36, 50, 35, 68, 32, 21, 27, 23, 14, 23, 35, 33, 30, 26, 26)
+
+
+def times_left(seconds: Sequence[float]) -> list[View]:
+    """Return the views after each step of a picture, but for the first, which is no measure."""
+    view, now = fold(View("job", "running"), Stage("sampling", 1, 1), 100.0, OUTPUTS), 100.0
+    views = []
+    for step, took in enumerate(seconds, start=1):
+        now += took
+        views.append(view := fold(view, Step(1, 1, step, len(seconds)), now, OUTPUTS))
+    return views[1:]
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.03, 0.1, 1.0])
+def test_the_time_left_is_calm_where_steps_are_not(scale: float) -> None:
+    seconds = [took * scale for took in NOISY]
+    views = times_left(seconds)
+    raw = [view.seconds_left or 0.0 for view in views]
+    assert sum(later > before for before, later in pairwise(raw)) > 5, "this pace swings"
+    shown = [view.left or 0.0 for view in views]
+    assert shown == sorted(shown, reverse=True) and shown[-1] == 0.0
+    units = {1.0 if left <= 20 else 5.0 if left < 90 else 60.0 if left <= 90 * 60 else 360.0: left for left in shown}
+    assert all(left % unit == 0 for unit, left in units.items())
+    for number, left in enumerate(shown, start=2):
+        really = sum(seconds[number:])
+        assert 0.6 * really - 1 < left < 1.6 * really + 60, "calm, and no lie"
+
+
+def test_a_job_that_has_become_slower_says_so() -> None:
+    shown = [view.left or 0.0 for view in times_left([1.0] * 20 + [3.0] * 20)]
+    rises = [(before, later) for before, later in pairwise(shown) if later > before]
+    assert rises and all(later >= 1.2 * before for before, later in rises)

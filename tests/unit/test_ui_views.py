@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fooocus.errors import RequestError
-from fooocus.events import Failed, Finished, Notice, Saved, Step
+from fooocus.events import Cancelled, Failed, Finished, Notice, Saved, Step
 from fooocus.ui import views
 from fooocus.ui.stream import Phase, View, fold
 
@@ -61,7 +61,7 @@ def test_hostile_text_stays_text(evil: str, phase: Phase) -> None:
 def test_progress_reads_like_a_sentence() -> None:
     view = View("j", "running", "x", (64, 64), picture=2, pictures=4, step=17, steps=30)
     assert views.progress_words(view) == "picture 2 of 4 · step 17 of 30"
-    timed = dataclasses.replace(view, pictures=2, pace=0.45, done=(1.0, 0.6), walked=(30, 17))
+    timed = dataclasses.replace(view, pictures=2, left=6.0)
     assert views.progress_words(timed) == "picture 2 of 2 · step 17 of 30 · 6 s left"
     assert views.progress_words(dataclasses.replace(view, phase="waiting", ahead=2)) == "Waiting, 2 ahead"
 
@@ -109,3 +109,13 @@ def test_a_missing_model_leads_to_the_screen_that_fetches_it() -> None:
     assert 'data-remedy="fetch"' in views.stage(missing, fetchable=True)
     assert 'data-remedy="fetch"' not in views.stage(missing)
     assert 'data-remedy="fetch"' not in views.stage(fold(view, Failed("X", "No.", ""), 1.0, Path("/out")))
+
+
+def test_a_stopped_job_says_how_far_it_came_and_begins_again_at_a_press() -> None:
+    view = fold(View("j", "running", "fox", (64, 64), pictures=2), Step(1, 2, 7, 30, b"j"), 1.0, Path("/out"))
+    html = views.stage(fold(view, Cancelled(), 2.0, Path("/out")))
+    assert "Stopped at step 7 of 30." in html and "/preview/j?frame=1" in html and 'data-remedy="again"' in html
+    never_begun = views.stage(fold(View("j", "waiting", "fox"), Cancelled(), 2.0, Path("/out")))
+    assert "Stopped." in never_begun and "<img" not in never_begun and 'data-remedy="again"' in never_begun
+    saved = fold(view, Saved(1, 2, "/out/2026-01-02/1.png", 5), 2.0, Path("/out"))
+    assert "Nothing was saved." not in views.stage(fold(saved, Cancelled(), 3.0, Path("/out")))

@@ -28,7 +28,9 @@
     const apply = (words, seed, main) => element("button", { type: "button", class: main ? "main" : "", text: words,
       onclick: () => { card.close(); restore(found.values, seed, found.warnings); } });
     const list = element("dl", {});
-    for (const [label, value] of found.rows) list.append(element("dt", { text: label }), element("dd", { text: value, translate: "no" }));
+    for (const [label, value, ids] of found.rows) {
+      list.append(element("dt", { text: label }), element("dd", { text: value, translate: "no", title: ids }));
+    }
     const seeded = found.values.seed !== undefined && found.values.seed !== null;
     card = element("dialog", { class: "pictures card", "aria-label": "Settings found" },
       element("div", { class: "card-head" },

@@ -251,7 +251,8 @@
   const listed = (select, first, names) => {
     const chosen = select.value;
     select.replaceChildren(element("option", { value: "", text: first }),
-      ...names.map(([name, many]) => element("option", { value: name, translate: "no", text: `${name} (${many.toLocaleString()})` })));
+      ...names.map(([name, many, title = name]) =>
+        element("option", { value: name, translate: "no", text: `${title} (${many.toLocaleString()})`, title: title !== name && name })));
     select.value = names.some(([name]) => name === chosen) ? chosen : "";
     select.hidden = !names.length;
   };

@@ -160,10 +160,10 @@
     side.rest.replaceChildren();
     if (told.trouble || !told.picture) return; // nothing is known of it yet
     const list = element("dl", {});
-    const pair = (name, value) => list.append(element("dt", { text: name }), element("dd", { text: value }));
-    const own = (name, value) => { pair(name, value); list.lastChild.translate = false; };
+    const pair = (name, value, ids) => list.append(element("dt", { text: name }), element("dd", { text: value, title: ids }));
+    const own = (...words) => { pair(...words); list.lastChild.translate = false; };
     if (told.negative) own("Negative prompt", told.negative);
-    for (const [name, value] of told.rows ?? []) (name === "Performance" ? pair : own)(name, value);
+    for (const row of told.rows ?? []) (row[0] === "Performance" ? pair : own)(...row);
     const weight = told.bytes < 1e5 ? `${Math.ceil(told.bytes / 1e3)} kB` : `${(told.bytes / 1e6).toFixed(1)} MB`;
     pair("Picture", `${told.width} × ${told.height}, ${weight}`);
     pair("Saved", `${told.day} ${told.time}`);

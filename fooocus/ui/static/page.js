@@ -90,7 +90,7 @@
   // A frame that does not come, because the program has gone, leaves an empty paper and no sign of something broken.
   for (const event of ["error", "load"]) {
     addEventListener(event, ({ target }) => {
-      if (target.matches?.("#stage .frame.forming img")) target.classList.toggle("lost", event === "error");
+      if (target.matches?.("#stage .frame:is(.forming, .unfinished) img")) target.classList.toggle("lost", event === "error");
     }, true);
   }
 

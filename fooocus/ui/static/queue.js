@@ -38,10 +38,15 @@
     try {
       answer = await fetch("/queue", body ? order : {});
       told = await answer.json();
-      document.body.classList.remove("away");
-    } catch {
+      document.body.classList.remove("away", "replaced");
+    } catch (error) {
+      const replaced = error instanceof SyntaxError; // there was an answer, but none of the program's
       if (!leaving) document.body.classList.add("away");
-      if (body) say("The program does not answer. Look whether its window is still open, then try again.");
+      document.body.classList.toggle("replaced", replaced);
+      if (body) {
+        say(replaced ? "Something else answers in the program's place. Reload the page."
+          : "The program does not answer. Look whether its window is still open, then try again.");
+      }
       if (ordered === number) ordered = 0;
       return null;
     }
