@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,7 +65,10 @@ def browser(stack: ExitStack) -> Callable[[str], None]:
     """Start Chromium; return what opens an address in it and waits until the page can be used."""
     from playwright.sync_api import sync_playwright
 
-    path = os.environ.get("FOOOCUS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    sys.path.insert(0, str(ROOT))
+    from tests.browser.conftest import find_browser
+
+    path = find_browser()
     chromium: Any = stack.enter_context(sync_playwright()).chromium.launch(executable_path=path, args=["--no-sandbox"])
     stack.callback(chromium.close)
 

@@ -17,7 +17,6 @@ import gzip
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -297,7 +296,10 @@ def record(url: str) -> None:
     """Write down which files Chromium asks for on a first visit."""
     from playwright.sync_api import sync_playwright
 
-    path = os.environ.get("FOOOCUS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    sys.path.insert(0, str(ROOT))
+    from tests.browser.conftest import find_browser
+
+    path = find_browser()
     seen: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

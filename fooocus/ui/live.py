@@ -5,8 +5,8 @@ One stream of server-sent events a tab (``live.js`` reads it): ``stage`` and ``n
 the newest is kept. A tab whose jobs change asks anew. One that finds its browser's connections taken only glances: it
 is told what there is now, and the stream ends.
 
-These do not go through Gradio's own queue: there each answer cost the browser 45 ms, and as one was always pending, a
-timer of Gradio's ran at every frame of the screen (8 % of a core, measured while nothing happened).
+These do not go through Gradio's own queue, where each answer costs the browser twice the work
+(`benchmarks/open_page.py`) and every tab holds one of the browser's six connections, whatever happens.
 """
 
 from __future__ import annotations

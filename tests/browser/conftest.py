@@ -147,13 +147,18 @@ def _kill(process: subprocess.Popen[str]) -> None:
             pipe.close()
 
 
+def find_browser() -> str | None:
+    """Return the Chromium to use, the one that FOOOCUS_TEST_CHROMIUM names or the first that is installed."""
+    return os.environ.get("FOOOCUS_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A headless Chromium that cannot reach anything but 127.0.0.1.
 
     Closed after each module: playwright keeps an event loop running in this thread, beside which no other can run.
     """
-    path = os.environ.get("FOOOCUS_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = find_browser()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
