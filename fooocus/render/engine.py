@@ -276,7 +276,7 @@ class Engine:
         """Return the present plan with room for several pictures at once."""
         plan = self._memory.plan and widened(self._memory.plan, pictures)
         if plan is None:
-            raise TooMany("There is less memory than before.")
+            raise TooMany  # there is less memory than before
         return plan
 
     def _arrange(self, recipe: Recipe, files: Files, notice: Callable[[str], object]) -> Plan:

@@ -43,7 +43,7 @@ def with_room(
         if pictures > 1:
             memory.make_room()
             notice(f"{full} ran out. Fewer pictures are made at once.")
-            raise TooMany(f"{full} ran out.")
+            raise TooMany
         lower = memory.step_down(stage)
         if lower is None:
             break

@@ -14,7 +14,7 @@ class Skipped(FooocusError):
     """The person wants the next picture. Leaves the present one; never shown."""
 
 
-class TooMany(FooocusError):
+class TooMany(Exception):
     """There is no room for so many pictures at once: fewer of them go on. Never shown."""
 
 
