@@ -72,8 +72,9 @@
   };
 
   // One connection a tab, for as long as there are enough of them. The lock of a tab goes when the tab does.
-  let mayStay = false;
-  const askForConnection = async () => {
+  let mayStay = false, asking = null;
+  const askForConnection = () => (asking ??= takeConnection().finally(() => { asking = null; }));
+  const takeConnection = async () => {
     if (!navigator.locks) return true; // browsers have them for pages of their own computer and for https only
     for (let number = 0; number < CONNECTIONS; number += 1) {
       const got = await new Promise((resolve) => {
@@ -87,7 +88,8 @@
     return false;
   };
 
-  let ids = "", source = null, next = 0, ends = 0, opening = 0;
+  let ids = "", source = null, next = 0, opening = 0;
+  let ends = 0, ended = ""; // how many times jobs have ended, and what stood on the stage then
   const listen = async () => {
     const turn = ++opening;
     clearTimeout(next);
@@ -108,7 +110,11 @@
       put("first", news.first);
       tell("arrived", news.arrived);
     });
-    hear("over", () => tell("watched", String(++ends)));
+    hear("over", () => {
+      if (said.stage === ended) return; // who only glances is told again and again
+      ended = said.stage;
+      tell("watched", String(++ends));
+    });
     // A glance has ended, or the program has: the second is the queue's affair to say.
     own.onerror = () => {
       if (own !== source) return;
@@ -124,5 +130,6 @@
       listen();
     },
   };
+  addEventListener("pageshow", ({ persisted }) => { if (persisted) listen(); }); // back from another page, as it was left
   listen();
 })();
