@@ -65,6 +65,8 @@ class Live:
             while not (glance and not silent):
                 words = await desk.read()
                 silent -= words.keys()
+                if "over" in words:  # perhaps nothing was there to be watched
+                    silent.discard("stage")
                 yield b"".join(_event(kind, said) for kind, said in words.items()) or b":\n\n"
                 for speaker in speakers:
                     if speaker.done() and (error := speaker.exception()) is not None:

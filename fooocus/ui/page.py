@@ -202,11 +202,10 @@ class Page:
     async def follow(self) -> AsyncIterator[dict[str, str]]:
         """Yield what the worker is getting ready and which files are missing, for as long as the page is open.
 
-        When files were missing and have all come, the last word says so.
+        When all files are here, the last word says so; :meth:`_go_over` knows whether they were missing before.
         """
-        missed = self._begin() is not self._defaults
         async for told in self._news.follow():
-            yield {"status": told.status, "first": told.first, "arrived": "yes" if missed and told.complete else ""}
+            yield {"status": told.status, "first": told.first, "arrived": "yes" if told.complete else ""}
 
 
 def _controls(given: Boxes) -> dict[str, Any]:

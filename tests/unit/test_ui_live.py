@@ -172,6 +172,20 @@ def test_a_glance_ends_when_all_is_said() -> None:
     assert anyio.run(listen) == [("news", NEWS), ("stage", "a picture")]
 
 
+def test_a_glance_at_nothing_ends_as_well() -> None:
+    async def watch(ids: list[str], owner: str) -> AsyncIterator[str]:
+        for html in ():
+            yield html
+
+    async def listen() -> list[tuple[str, Any]]:
+        tab = Tab(Live(watch, endless), "tab=unknown&glance=1")
+        with anyio.fail_after(20):
+            await tab.listen()
+        return tab.heard
+
+    assert sorted(anyio.run(listen)) == [("news", NEWS), ("over", True)]
+
+
 def test_one_that_breaks_is_logged_and_the_page_may_ask_anew(caplog: pytest.LogCaptureFixture) -> None:
     async def watch(ids: list[str], owner: str) -> AsyncIterator[str]:
         yield "a picture"

@@ -35,6 +35,11 @@
     for (const node of lives.slice(news.length)) node.remove();
   };
 
+  const about = (node) => {
+    const stage = node.querySelector(".stage");
+    return stage && `${stage.dataset.job} ${stage.hasAttribute("data-active")}`;
+  };
+
   // Returns whether the words have found their place, which Gradio draws a while after this script has begun.
   const place = (kind) => {
     if (!roots[kind]?.isConnected) {
@@ -44,7 +49,8 @@
     if (!roots[kind]) return false;
     const template = document.createElement("template");
     template.innerHTML = said[kind];
-    if (drawn[kind]) children(roots[kind], drawn[kind], template.content);
+    // Another job, or the end of this one, is told afresh: what was pressed or put there belongs to what went before.
+    if (drawn[kind] && about(drawn[kind]) === about(template.content)) children(roots[kind], drawn[kind], template.content);
     else roots[kind].replaceChildren(template.content.cloneNode(true));
     drawn[kind] = template.content;
     return true;
@@ -93,7 +99,7 @@
   const listen = async () => {
     const turn = ++opening;
     clearTimeout(next);
-    mayStay ||= await askForConnection();
+    if (!mayStay && await askForConnection()) mayStay = true;
     if (turn !== opening) return; // other jobs meanwhile
     source?.close();
     const asked = new URLSearchParams({ tab: ids });
@@ -108,7 +114,7 @@
       heard = true;
       put("status", news.status);
       put("first", news.first);
-      tell("arrived", news.arrived);
+      if (news.arrived) tell("arrived", news.arrived); // what has come has come
     });
     hear("over", () => {
       if (said.stage === ended) return; // who only glances is told again and again
