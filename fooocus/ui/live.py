@@ -27,7 +27,7 @@ ADDRESS = "/live"
 NO_COOKIE = "page-"
 """How the name of somebody begins whose browser keeps no cookies, and who is known by this one page view."""
 _SIGN_OF_LIFE_SECONDS = 15.0
-_KEPT_IDS = 50
+KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
 _LONGEST_NAME = 120
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
@@ -47,7 +47,7 @@ class Live:
         return Route(ADDRESS, self._listen)
 
     async def _listen(self, request: WebRequest) -> StreamingResponse:
-        ids = request.query_params.get("tab", "").split()[-_KEPT_IDS:]
+        ids = request.query_params.get("tab", "").split()[-KEPT_IDS:]
         me = request.query_params.get("me", "")
         nobody = me if me.startswith(NO_COOKIE) and len(me) <= _LONGEST_NAME else ""
         owner = owner_of(request.headers.get("cookie", "")) or nobody

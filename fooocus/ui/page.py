@@ -28,7 +28,7 @@ from fooocus.ui.controls import initial, restorable
 from fooocus.ui.estimate import Estimator
 from fooocus.ui.fields import BY_NAME, to_request
 from fooocus.ui.hints import hints
-from fooocus.ui.live import NO_COOKIE
+from fooocus.ui.live import KEPT_IDS, NO_COOKIE
 from fooocus.ui.meanwhile import ARRIVED, ON, carried_over
 from fooocus.ui.news import News
 from fooocus.ui.presets_panel import PresetsPanel
@@ -41,7 +41,6 @@ from fooocus.ui.welcome import Welcome
 Boxes = Mapping[str, Any]  # values by the names of their boxes
 Answer = dict[str, Any]  # a box's new value, or, as an Update, its new properties
 Once = Callable[[Boxes, str], Answer]
-_KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
 
 
 class Update(dict[str, Any]):
@@ -214,7 +213,7 @@ def _controls(given: Boxes) -> dict[str, Any]:
 
 def _followed(tab: str, id: str) -> str:
     """Return a tab's ids with another one."""
-    return " ".join([*tab.split(), id][-_KEPT_IDS:])
+    return " ".join([*tab.split(), id][-KEPT_IDS:])
 
 
 def _unmarked() -> Answer:
@@ -246,4 +245,4 @@ def _recall(memory: str) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     if not isinstance(kept, dict) or not isinstance(kept.get("values"), dict):
         return {}, []
-    return kept["values"], str(kept.get("jobs", "")).split()[-_KEPT_IDS:]
+    return kept["values"], str(kept.get("jobs", "")).split()[-KEPT_IDS:]

@@ -14,7 +14,7 @@ from fooocus.config import Config
 from fooocus.events import Event, Paused, Saved, Stage, Step
 from fooocus.jobs.worker import Control, WorkItem, perform
 from fooocus.render.engine import Engine
-from fooocus.request import Request
+from fooocus.request import Request, Size
 from tests.fakes.fake_card import fake_card
 from tests.fakes.working_memory import Working
 
@@ -90,3 +90,19 @@ def at(picture: int, step: int, wish: str) -> Callable[[Event, Control], object]
             getattr(control, wish)()
 
     return hear
+
+
+def small_request(tiny: Path, *, steps: int, switch: int, count: int) -> Request:
+    """Return a request of the miniature base and refiner in ``tiny``."""
+    return Request(
+        prompt="a red circle",
+        styles=(),
+        size=Size(64, 64),
+        steps=steps,
+        switch=switch,
+        seed=11,
+        count=count,
+        base=str(tiny / "tiny_base.safetensors"),
+        refiner=str(tiny / "tiny_refiner.safetensors"),
+        loras=(),
+    )

@@ -30,10 +30,10 @@ from fooocus.memory.need import sdxl_need
 from fooocus.memory.plan import DRIVER_BYTES, GIB, Space, Steps, make_plan
 from fooocus.render import engine as engine_module
 from fooocus.render import fast as fast_module
-from fooocus.request import Recipe, Request, Size
+from fooocus.request import Recipe, Request
 from fooocus.ui.stream import View, fold
 from tests.fakes.fake_card import FakeCard
-from tests.fakes.machine import Machine, at, made, resumed, steps
+from tests.fakes.machine import Machine, at, made, resumed, small_request, steps
 
 PICTURES, STEPS, SWITCH = 3, 4, 2
 ENOUGH = 2**36  # bytes of a card: everything stays
@@ -50,18 +50,7 @@ def small_card() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def request_(tiny: Path) -> Request:
-    return Request(
-        prompt="a red circle",
-        styles=(),
-        size=Size(64, 64),
-        steps=STEPS,
-        switch=SWITCH,
-        seed=11,
-        count=PICTURES,
-        base=str(tiny / "tiny_base.safetensors"),
-        refiner=str(tiny / "tiny_refiner.safetensors"),
-        loras=(),
-    )
+    return small_request(tiny, steps=STEPS, switch=SWITCH, count=PICTURES)
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,9 @@ from fooocus.memory.turns import base_apart, pixels_apart
 from fooocus.render import engine as engine_module
 from fooocus.render import job as job_module
 from fooocus.render.paused import read_paused
-from fooocus.request import Recipe, Request, Size
+from fooocus.request import Recipe, Request
 from tests.fakes.fake_card import FakeCard
-from tests.fakes.machine import Machine, at, made, resumed, steps
+from tests.fakes.machine import Machine, at, made, resumed, small_request, steps
 
 PICTURES, STEPS, SWITCH = 3, 4, 2
 # The miniature's UNets take 35 MB each, its VAE 21, and their work 162.
@@ -44,18 +44,7 @@ def small_card() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def request_(tiny: Path) -> Request:
-    return Request(
-        prompt="a red circle",
-        styles=(),
-        size=Size(64, 64),
-        steps=STEPS,
-        switch=SWITCH,
-        seed=11,
-        count=PICTURES,
-        base=str(tiny / "tiny_base.safetensors"),
-        refiner=str(tiny / "tiny_refiner.safetensors"),
-        loras=(),
-    )
+    return small_request(tiny, steps=STEPS, switch=SWITCH, count=PICTURES)
 
 
 @pytest.fixture(scope="module")
