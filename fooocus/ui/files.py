@@ -85,6 +85,15 @@ def ready(body: bytes, suffix: str, *, cache: str = _ASK, media: str = "") -> Re
     return Ready(body, packed, etag, tuple((n.encode("ascii"), v.encode("ascii")) for n, v in told.items()))
 
 
+def mark(page: Compiled) -> str:
+    """Return a name of what a browser gets of a page: one that is open has to be loaded again when it is another."""
+    told = hashlib.sha256(json.dumps([page.document, page.config, page.theme, [*page.functions.items()]]).encode())
+    for file in sorted(STATIC.rglob("*")):
+        if file.is_file():
+            told.update(file.relative_to(STATIC).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return told.hexdigest()[:32]
+
+
 class Files:
     """Answer what is a file or always the same; pass the rest to ``app``. ``app_id`` is this life of the program."""
 

@@ -1,12 +1,14 @@
 """What an open page is told without asking: its stage, the worker's state, the files that are missing.
 
 One stream of server-sent events a tab (``live.js`` reads it): ``stage`` and ``news`` carry what stands in their places,
-``over`` says that the last job watched has ended. Each event is whole, so of several that a page has not read yet only
-the newest is kept. A tab whose jobs change asks anew. One that finds its browser's connections taken only glances: it
-is told what there is now, and the stream ends.
+``page`` says which page the program serves now, because an open one may be of an older program. Each event is whole, so
+of several that a page has not read yet only the newest is kept. A tab whose jobs change asks anew.
+
+A browser has six connections to one address, and its tabs may hold four of them. One more only glances: it is told what
+there is now, ``pause`` says after how many seconds it may look again, and the stream ends.
 
 These do not go through Gradio's own queue, where each answer costs the browser twice the work
-(`benchmarks/open_page.py`) and every tab holds one of the browser's six connections, whatever happens.
+(`benchmarks/open_page.py`) and every tab holds a connection, whatever happens.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ NO_COOKIE = "page-"
 """How the name of somebody begins whose browser keeps no cookies, and who is known by this one page view."""
 _SIGN_OF_LIFE_SECONDS = 15.0
 KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
+CONNECTIONS = 4
+"""That the tabs of one browser may hold; what is left is for all else that a page asks."""
+_GLANCE_SECONDS = 1.5
 _LONGEST_NAME = 120
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
@@ -37,10 +42,11 @@ Follow = Callable[[], AsyncIterator[dict[str, str]]]
 
 class Live:
     """Tell open pages. ``watch`` yields the stage of a person's jobs, as HTML, until the last has ended; ``follow``
-    yields all other news, without end."""
+    yields all other news, without end. ``mark`` is another for every page that a program may serve."""
 
-    def __init__(self, watch: Watch, follow: Follow) -> None:
-        self._watch, self._follow = watch, follow
+    def __init__(self, watch: Watch, follow: Follow, mark: str) -> None:
+        self._watch, self._follow, self._mark = watch, follow, mark
+        self._held: dict[str, list[str]] = {}  # the tabs that hold connections, by browser
 
     def route(self) -> Route:
         """Return the route under which pages listen."""
@@ -50,31 +56,42 @@ class Live:
         ids = request.query_params.get("tab", "").split()[-KEPT_IDS:]
         me = request.query_params.get("me", "")
         nobody = me if me.startswith(NO_COOKIE) and len(me) <= _LONGEST_NAME else ""
-        owner = owner_of(request.headers.get("cookie", "")) or nobody
-        told = self._tell(ids, owner, glance="glance" in request.query_params)
+        cookie = owner_of(request.headers.get("cookie", ""))
+        browser = cookie or (request.client.host if request.client else "")
+        tab = request.query_params.get("page", "")[:_LONGEST_NAME]
+        told = self._tell(ids, cookie or nobody, browser, tab)
         return StreamingResponse(told, media_type="text/event-stream", headers=_HEADERS)
 
-    async def _tell(self, ids: list[str], owner: str, *, glance: bool) -> AsyncIterator[bytes]:
+    async def _tell(self, ids: list[str], owner: str, browser: str, tab: str) -> AsyncIterator[bytes]:
         """Yield events until the page has gone; a glance ends when everybody has said something."""
+        held = self._held.setdefault(browser, [])
+        stays = len({*held, tab}) <= CONNECTIONS  # a tab that asks anew keeps its own: the old stream is about to end
+        if stays:
+            held.append(tab)
         desk = _Desk()
-        speakers = [asyncio.create_task(desk.news(self._follow()))]
+        speakers = {"news": asyncio.create_task(desk.hear("news", self._follow()))}
         if ids:
-            speakers.append(asyncio.create_task(desk.stage(self._watch(ids, owner))))
-        silent = {"news", "stage"} if ids else {"news"}
+            speakers["stage"] = asyncio.create_task(desk.hear("stage", self._watch(ids, owner)))
+        silent = {*speakers}
         try:
-            while not (glance and not silent):
+            yield _event("page", self._mark)
+            while stays or silent:
                 words = await desk.read()
-                silent -= words.keys()
-                if "over" in words:  # perhaps nothing was there to be watched
-                    silent.discard("stage")
+                ended = {kind for kind, speaker in speakers.items() if speaker.done()}
+                silent -= words.keys() | ended  # perhaps nothing was there to be watched
                 yield b"".join(_event(kind, said) for kind, said in words.items()) or b":\n\n"
-                for speaker in speakers:
-                    if speaker.done() and (error := speaker.exception()) is not None:
+                for kind in ended:
+                    if (error := speakers[kind].exception()) is not None:
                         logging.getLogger("fooocus.ui").error("a page was not told any more", exc_info=error)
                         return  # the page asks anew
+            yield _event("pause", _GLANCE_SECONDS)
         finally:
-            for speaker in speakers:
+            for speaker in speakers.values():
                 speaker.cancel()
+            if stays:
+                held.remove(tab)
+                if not held:
+                    self._held.pop(browser, None)
 
 
 class _Desk:
@@ -84,22 +101,12 @@ class _Desk:
         self._words: dict[str, Any] = {}
         self._rings = asyncio.Event()
 
-    def lay(self, kind: str, said: Any) -> None:
-        self._words[kind] = said
-        self._rings.set()
-
-    async def stage(self, views: AsyncIterator[str]) -> None:
+    async def hear(self, kind: str, told: AsyncIterator[Any]) -> None:
+        """Take all that somebody says; ring also at the end of it."""
         try:
-            async for html in views:
-                self.lay("stage", html)
-            self.lay("over", True)
-        finally:
-            self._rings.set()
-
-    async def news(self, told: AsyncIterator[dict[str, str]]) -> None:
-        try:
-            async for news in told:
-                self.lay("news", news)
+            async for said in told:
+                self._words[kind] = said
+                self._rings.set()
         finally:
             self._rings.set()
 

@@ -29,7 +29,7 @@ from fooocus.ui.compiled import compiled
 from fooocus.ui.data import add_data_routes
 from fooocus.ui.devices import add_device_routes
 from fooocus.ui.estimate import Estimator
-from fooocus.ui.files import Files
+from fooocus.ui.files import Files, mark
 from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
 from fooocus.ui.kept import FOLDER as PEOPLE
 from fooocus.ui.kept import Kept, add_kept_routes
@@ -143,7 +143,7 @@ def build_app(
     page = Page(config, jobs, defaults, watcher, welcome, Remedies(jobs, first_run), estimator)
     made = compiled(defaults, models=welcome.knows_models, folder=config.data / COMPILED)
     protocol = Protocol(made.functions, page.once())
-    app.router.routes.extend([*protocol.routes(), Live(page.watch, page.follow).route()])
+    app.router.routes.extend([*protocol.routes(), Live(page.watch, page.follow, mark(made)).route()])
     return Guard(Files(app, made, protocol.app_id), config, port, seconds=wrong_try_seconds)
 
 

@@ -17,6 +17,7 @@ HEAD = """
 <link rel="stylesheet" href="/ui/queue.css">
 <link rel="stylesheet" href="/ui/devices.css">
 <script src="/ui/words.js" defer></script>
+<script src="/ui/boxes.js" defer></script>
 <script src="/ui/kept.js" defer></script>
 <script src="/ui/heard.js" defer></script>
 <script src="/ui/page.js" defer></script>

@@ -26,10 +26,12 @@ EDITS = (
 )
 # Shown while the program does not answer; queue.js, which asks it all the time, knows.
 AWAY = (
-    '<p class="problem" role="alert"><b>The program does not answer.</b> '
+    '<p class="problem gone" role="alert"><b>The program does not answer.</b> '
     "Look whether its window is still open; this page goes on by itself when it is back.</p>"
     '<p class="problem other" role="alert"><b>Something else answers in the program\'s place.</b> '
     "It may be a proxy or a login page. Reload to see it; this page goes on by itself when the program is back.</p>"
+    '<p class="problem locked" role="alert"><b>The program asks for its password again.</b> '
+    "It may have been changed. Reload to enter it; what you have typed stays.</p>"
 )
 # What the miniature knows how to draw; page.css shows these where it stands in for the real models.
 MINIATURE_EXAMPLES = (

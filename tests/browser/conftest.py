@@ -204,7 +204,7 @@ class Visitor:
         """Wait until the stage shows ``phase``."""
         self.page.wait_for_selector(f'#stage .stage[data-phase="{phase}"]', timeout=seconds * 1000)
 
-    def wait_step(self, step: int, picture: int = 1) -> None:
+    def wait_step(self, step: int, picture: int = 1, seconds: float = 60.0) -> None:
         """Wait until a running job has done ``step`` steps of ``picture``, or more."""
         self.page.wait_for_function(
             """([step, picture]) => {
@@ -214,6 +214,7 @@ class Visitor:
               return at > picture || (at === picture && now >= step)
             }""",
             arg=[step, picture],
+            timeout=seconds * 1000,
         )
 
     def open_advanced(self, tab: str | None = None) -> None:

@@ -304,21 +304,16 @@ def test_two_people_do_not_see_each_other(server: PageServer, visit: Visit) -> N
 
 
 # Keeps the connections that tabs may hold, as three further tabs of the same browser would.
-_KEEP = """async () => {
-  for (const number of [0, 1, 2, 3]) {
-    const name = `fooocus-connection-${number}`
-    await new Promise((kept) => navigator.locks.request(name, { ifAvailable: true }, (lock) => {
-      kept()
-      return lock ? new Promise(() => {}) : null
-    }))
-  }
-  return (await navigator.locks.query()).held.length
-}"""
+_KEEP = """() => Promise.all([1, 2, 3].map((number) => new Promise((kept) => {
+  const source = new EventSource(`/live?tab=&page=${number}`)
+  source.onopen = kept
+  ;(window.kept ??= []).push(source)
+})))"""
 
 
 def test_two_tabs_of_one_person_never_mix_results(server: PageServer, visit: Visit) -> None:
     one = visit(server.url)
-    assert one.page.evaluate(_KEEP) == 4
+    one.page.evaluate(_KEEP)
     two = Visitor(one.context, one.context.new_page(), server.url)
     asked: list[str] = []
     two.page.on("request", lambda request: asked.append(request.url))
@@ -335,7 +330,7 @@ def test_two_tabs_of_one_person_never_mix_results(server: PageServer, visit: Vis
     one.page.wait_for_selector('#stage .stage[data-title="Done – green"]')
     assert two.page.title() == "Done – blue"
     looks = [url for url in asked if "/live?" in url]
-    assert len(looks) > 2 and all("glance" in url for url in looks), "it only looks now and then"
+    assert len(looks) > 2, "it only looks now and then"
 
 
 def test_hostile_prompts_are_shown_as_text(server: PageServer, visit: Visit) -> None:
@@ -380,8 +375,6 @@ def test_more_tabs_than_a_browser_has_connections(server: PageServer, visit: Vis
     for other in others[:-1]:
         other.generate("in every other as well")
         other.wait_phase("finished")
-    held = visitor.page.evaluate("navigator.locks.query().then(({held}) => held.length)")
-    assert held == 4, "of six connections two stay free for questions"
 
 
 def test_nothing_is_asked_of_anybody_else(server: PageServer, visit: Visit) -> None:
@@ -439,7 +432,7 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     visitor.wait_step(3)
     end(mortal)
     visitor.page.wait_for_selector("#away", state="visible")
-    assert not visitor.page.is_visible("#away .other")
+    assert visitor.page.locator("#away .problem:visible").count() == 1
     assert "this page goes on by itself" in visitor.page.inner_text("#away")
     assert visitor.page.locator(".toast-body:visible").count() == 0
     visitor.shoot("1440-light-away")
@@ -454,6 +447,24 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     visitor.page.wait_for_selector("#away .other", state="visible")
     assert not visitor.page.is_visible('#away :text("does not answer")')
     visitor.shoot("1440-light-replaced")
+    visitor.page.unroute_all()
+    visitor.page.wait_for_selector("#away", state="hidden")
+    # What answers serves another page, as after an update: this one is loaded again, and what was typed stays.
+    visitor.type_prompt("typed before the update")
+    visitor.page.evaluate("window.older = true")
+    other = "event: page\ndata: \"another\"\n\n"
+    visitor.page.route("**/live?*", lambda route: route.fulfill(content_type="text/event-stream", body=other), times=1)
+    visitor.page.evaluate("fooocusLive.listen()")
+    visitor.page.wait_for_function("!window.older")
+    visitor.page.wait_for_function(
+        "document.querySelector('#field-prompt textarea')?.value === 'typed before the update'"
+    )
+    visitor.wait_phase("finished")
+    # A changed password is none of the two. (A browser would ask for the new one by itself first.)
+    visitor.page.route("**/queue", lambda route: route.fulfill(status=401, body="Please log in."))
+    visitor.page.evaluate("fooocusQueue.look()")
+    visitor.page.wait_for_selector("#away .locked", state="visible")
+    assert visitor.page.locator("#away .problem:visible").count() == 1
     visitor.page.unroute_all()
     visitor.page.wait_for_selector("#away", state="hidden")
 

@@ -29,9 +29,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def server(page_server: StartPage, tmp_path_factory: pytest.TempPathFactory) -> PageServer:
-    models = tmp_path_factory.mktemp("clone") / "models"
+@pytest.fixture
+def server(page_server: StartPage, tmp_path: Path) -> PageServer:
+    """A program without any models but Pocket, anew for every try: the test ends with all the others there."""
+    models = tmp_path / "clone" / "models"
     shutil.copytree(POCKET, models / "pocket")
     config = {"models": str(models), "styles_folder": str(ROOT / "styles")}
     defaults = {"size": str(Request().size), "seed": 3}
@@ -89,8 +90,8 @@ def test_a_fresh_clone_draws_at_once_and_goes_over_when_the_models_come(
 
     # The real models draw, and the job is found again by a page that is opened anew.
     page.press("#field-prompt textarea", "Enter")
-    visitor.wait_phase("running", 60)
-    visitor.wait_step(1)
+    visitor.wait_phase("running", 180)
+    visitor.wait_step(1, seconds=180)  # the models are read before it
     job = page.get_attribute("#stage .stage", "data-job")
     for again in (visitor, visit(server.url, storage_state={"cookies": visitor.context.cookies(), "origins": []})):
         again.page.reload()

@@ -148,6 +148,13 @@ def test_a_paused_picture_and_a_waiting_queue_survive_a_crash(server: PageServer
     visitor.page.reload()
     assert paused_at(visitor) == reached
     visitor.page.wait_for_function("document.querySelector('.frame img')?.naturalWidth > 0")
+    # Cancelled and taken back, it is shown again although the tab has heard the end of it.
+    visitor.page.click("#queue-open")
+    press(visitor, "endless fox", "Cancel")
+    visitor.wait_phase("cancelled")
+    visitor.page.click("#queue-panel .queue-said button")
+    assert paused_at(visitor) == reached
+    visitor.page.keyboard.press("Escape")
     visitor.page.press("#resume", "Enter")
     visitor.wait_phase("running")
     visitor.wait_step(reached + 1)

@@ -42,7 +42,7 @@ class Tab:
                     kind, data = event.split("\n")
                     self.heard.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
 
-        scope = {"type": "http", "method": "GET", "path": "/live", "query_string": self._query.encode()}
+        scope = {"type": "http", "method": "GET", "path": "/live", "query_string": self._query.encode(), "client": CLIENT}
         headers = [(b"cookie", self._cookie.encode())] if self._cookie else []
         await self._app(scope | {"headers": headers, "asgi": {"spec_version": "2.3"}}, receive, send)
 
@@ -52,7 +52,10 @@ class Tab:
                 await anyio.sleep(0.005)
 
 
+CLIENT = ("127.0.0.1", 50000)
 NEWS = {"status": "ready", "first": "", "arrived": ""}
+MARK = "page one"
+PAUSE = ("pause", live_module._GLANCE_SECONDS)
 
 
 async def endless() -> AsyncIterator[dict[str, str]]:
@@ -67,7 +70,7 @@ def visit(
     made: list[Tab] = []
 
     async def live() -> None:
-        tab = Tab(Live(watch, follow), query, **how)
+        tab = Tab(Live(watch, follow, MARK), query, **how)
         made.append(tab)
         async with anyio.create_task_group() as group:
             group.start_soon(tab.listen)
@@ -92,7 +95,7 @@ def test_a_stream_says_what_is_new_and_ends_with_its_page() -> None:
             ended.append("news")
 
     async def act(tab: Tab) -> None:
-        await tab.until(("stage", "['a', 'b'] \ud800 \npage-1"), ("over", True), ("news", NEWS))
+        await tab.until(("stage", "['a', 'b'] \ud800 \npage-1"), ("news", NEWS), ("page", MARK))
         assert ended == []
 
     visit(watch, follow, "tab=a+b&me=page-1", act)
@@ -136,7 +139,7 @@ def test_a_page_that_does_not_read_piles_up_nothing_and_then_sees_the_newest() -
         while said < 499:
             await anyio.sleep(0.005)
         tab.reads.set()
-        await tab.until(("stage", "499"), ("over", True))
+        await tab.until(("stage", "499"))
 
     tab = visit(watch, endless, "tab=a", act, hurried=False)
     assert len([kind for kind, _ in tab.heard if kind == "stage"]) <= 3
@@ -154,36 +157,60 @@ def test_without_jobs_nothing_is_watched_and_a_silent_stream_shows_that_it_lives
     def watch(ids: list[str], owner: str) -> AsyncIterator[str]:
         raise AssertionError("there is nothing to watch")
 
-    assert visit(watch, endless, "tab=", act).heard == [("news", NEWS)]
+    assert visit(watch, endless, "tab=", act).heard == [("page", MARK), ("news", NEWS)]
 
 
-def test_a_glance_ends_when_all_is_said() -> None:
-    async def watch(ids: list[str], owner: str) -> AsyncIterator[str]:
-        await anyio.sleep(0.05)
-        yield "a picture"
-        await anyio.sleep_forever()
-
-    async def listen() -> list[tuple[str, Any]]:
-        tab = Tab(Live(watch, endless), "tab=a&glance=1")
-        with anyio.fail_after(20):
-            await tab.listen()  # which is the server's end of it: the page has not closed
-        return tab.heard
-
-    assert anyio.run(listen) == [("news", NEWS), ("stage", "a picture")]
+async def nothing(ids: list[str], owner: str) -> AsyncIterator[str]:
+    for html in ():
+        yield html
 
 
-def test_a_glance_at_nothing_ends_as_well() -> None:
-    async def watch(ids: list[str], owner: str) -> AsyncIterator[str]:
-        for html in ():
-            yield html
+async def a_picture(ids: list[str], owner: str) -> AsyncIterator[str]:
+    await anyio.sleep(0.05)
+    yield "a picture"
+    await anyio.sleep_forever()
 
-    async def listen() -> list[tuple[str, Any]]:
-        tab = Tab(Live(watch, endless), "tab=unknown&glance=1")
-        with anyio.fail_after(20):
-            await tab.listen()
-        return tab.heard
 
-    assert sorted(anyio.run(listen)) == [("news", NEWS), ("over", True)]
+COOKIE = "fooocus_owner=QUJDREVGR0hJSktMTU5PUA"
+
+
+@pytest.mark.parametrize("cookie", [COOKIE, ""], ids=["by cookie", "by address"])
+@pytest.mark.parametrize(("watch", "seen"), [(a_picture, [("stage", "a picture")]), (nothing, [])])
+def test_one_tab_more_than_a_browser_may_hold_glances_until_another_has_gone(
+    watch: Any, seen: list[Any], cookie: str
+) -> None:
+    async def listen() -> None:
+        live = Live(watch, endless, MARK)
+        tabs = [Tab(live, f"tab=a&page={number}", cookie) for number in range(live_module.CONNECTIONS)]
+        async with anyio.create_task_group() as group:
+            for tab in tabs:
+                group.start_soon(tab.listen)
+            for tab in tabs:
+                await tab.until(("news", NEWS))
+            with anyio.fail_after(20):
+                fifth = Tab(live, "tab=a&page=5", cookie)
+                await fifth.listen()  # which is the server's end of it: the page has not closed
+            assert fifth.heard == [("page", MARK), ("news", NEWS), *seen, PAUSE]
+
+            again = Tab(live, "tab=b&page=0", cookie)  # other jobs, the same tab: it is told before its old stream ends
+            group.start_soon(again.listen)
+            other = Tab(live, "tab=a&page=x", "fooocus_owner=" + "A" * 24)  # another person's
+            group.start_soon(other.listen)
+            await again.until(("news", NEWS))
+            await other.until(("news", NEWS))
+            tabs[0].closed.set()
+            tabs[1].closed.set()
+            await anyio.wait_all_tasks_blocked()
+            fifth = Tab(live, "tab=a&page=5", cookie)
+            group.start_soon(fifth.listen)
+            await fifth.until(("news", NEWS), *seen)
+            await anyio.sleep(0.1)
+            assert all(PAUSE not in tab.heard for tab in (*tabs, again, other, fifth)), "nobody was sent away"
+            for tab in (*tabs, again, other, fifth):
+                tab.closed.set()
+        assert live._held == {}
+
+    anyio.run(listen)
 
 
 def test_one_that_breaks_is_logged_and_the_page_may_ask_anew(caplog: pytest.LogCaptureFixture) -> None:
@@ -192,7 +219,7 @@ def test_one_that_breaks_is_logged_and_the_page_may_ask_anew(caplog: pytest.LogC
         raise StorageError("No.", "Yes.")
 
     async def listen() -> list[tuple[str, Any]]:
-        tab = Tab(Live(watch, endless), "tab=a")
+        tab = Tab(Live(watch, endless, MARK), "tab=a")
         with anyio.fail_after(20):
             await tab.listen()
         return tab.heard

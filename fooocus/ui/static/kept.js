@@ -28,6 +28,9 @@
     } catch { /* it is tried again with the next change, and when the page is opened */ }
   };
   addEventListener("pagehide", () => {
+    // Gradio tells of a key a moment after it, which a page that is left does not live to hear.
+    const known = JSON.parse(last || "{}"), now = box()?.value;
+    if (begun && typed && "prompt" in known && known.prompt !== now) remember({ ...known, prompt: now });
     if (read(ABOUT).unsent && last) navigator.sendBeacon?.("/kept", new Blob([last], { type: "application/json" }));
   });
   addEventListener("online", () => { if (read(ABOUT).unsent && last) push(); });

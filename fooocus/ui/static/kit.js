@@ -37,15 +37,10 @@ export const sign = (name) => {
 export const iconButton = (name, label, onclick, props = {}) =>
   el("button", { type: "button", class: "icon", "aria-label": label, title: label, onclick, ...props }, sign(name));
 
-// Boxes: Gradio's text fields, hidden or not, by the name of their field.
-export const box = (name) => document.querySelector(`#field-${name} textarea, #field-${name} input`);
-export const read = (name) => box(name)?.value ?? "";
-export const write = (name, value) => {
-  const found = box(name);
-  if (!found || found.value === value) return;
-  found.value = value;
-  found.dispatchEvent(new Event("input", { bubbles: true }));
-};
+// Boxes by the name of their field.
+export const box = (name) => fooocusBoxes.find(`field-${name}`);
+export const read = (name) => fooocusBoxes.read(`field-${name}`);
+export const write = (name, value) => { fooocusBoxes.write(`field-${name}`, value); };
 
 const listeners = {};
 export const listen = (name, told) => {

@@ -2,8 +2,7 @@
 // It goes into its places here, not through Gradio: only what has changed is touched, and what other scripts or the
 // browser have made of the rest (words of another language, a thumbnail that is pressed) stays.
 (() => {
-  const CONNECTIONS = 4; // that the tabs of a browser may hold; it has six to one address, and the rest is for questions
-  const AGAIN_SECONDS = 1, GLANCE_SECONDS = 1.5;
+  const AGAIN_SECONDS = 1;
   // Where each kind of words goes: around an element that Gradio has drawn there at the beginning.
   const PLACES = { stage: "#stage .stage", status: "#status [data-live]", first: "#first [data-live], #first .unknown" };
 
@@ -53,6 +52,7 @@
     if (drawn[kind] && about(drawn[kind]) === about(template.content)) children(roots[kind], drawn[kind], template.content);
     else roots[kind].replaceChildren(template.content.cloneNode(true));
     drawn[kind] = template.content;
+    if (kind === "stage") ended(about(template.content));
     return true;
   };
   let waiting = 0;
@@ -69,67 +69,48 @@
 
   // What Gradio's events hang on goes through hidden boxes.
   const tell = (id, value) => {
-    const box = document.querySelector(`#${id} textarea, #${id} input`);
-    if (!box) setTimeout(tell, 50, id, value);
-    else if (box.value !== value) {
-      box.value = value;
-      box.dispatchEvent(new Event("input", { bubbles: true }));
-    }
+    if (!fooocusBoxes.write(id, value)) setTimeout(tell, 50, id, value);
+  };
+  let was = "", ends = 0;
+  const ended = (now) => {
+    if (was !== now && was?.endsWith(" true")) tell("watched", String(++ends));
+    was = now;
   };
 
-  // One connection a tab, for as long as there are enough of them. The lock of a tab goes when the tab does.
-  let mayStay = false, asking = null;
-  const askForConnection = () => (asking ??= takeConnection().finally(() => { asking = null; }));
-  const takeConnection = async () => {
-    if (!navigator.locks) return true; // browsers have them for pages of their own computer and for https only
-    for (let number = 0; number < CONNECTIONS; number += 1) {
-      const got = await new Promise((resolve) => {
-        navigator.locks.request(`fooocus-connection-${number}`, { ifAvailable: true }, (lock) => {
-          resolve(Boolean(lock));
-          return lock ? new Promise(() => {}) : null;
-        }).catch(() => resolve(true));
-      });
-      if (got) return true;
-    }
-    return false;
-  };
-
-  let ids = "", source = null, next = 0, opening = 0;
-  let ends = 0, ended = ""; // how many times jobs have ended, and what stood on the stage then
-  const listen = async () => {
-    const turn = ++opening;
+  // The server lets the first tabs of a browser stay and sends others away after a glance.
+  const page = Math.random().toString(36).slice(2);
+  let ids = "", source = null, next = 0, served = "";
+  const listen = () => {
     clearTimeout(next);
-    if (!mayStay && await askForConnection()) mayStay = true;
-    if (turn !== opening) return; // other jobs meanwhile
     source?.close();
-    const asked = new URLSearchParams({ tab: ids });
-    const me = document.querySelector("#me textarea, #me input")?.value;
+    const asked = new URLSearchParams({ tab: ids, page });
+    const me = fooocusBoxes.read("me");
     if (me) asked.set("me", me);
-    if (!mayStay) asked.set("glance", "1");
     const own = source = new EventSource(`/live?${asked}`);
     const hear = (kind, then) => own.addEventListener(kind, ({ data }) => { if (own === source) then(JSON.parse(data)); });
-    let heard = false;
-    hear("stage", (html) => { put("stage", html); heard = true; });
+    let pause = 0;
+    hear("page", (now) => {
+      served ||= now;
+      // Another program answers, after an update perhaps: this page's scripts and names are not its own.
+      if (now !== served) location.reload();
+    });
+    hear("stage", (html) => put("stage", html));
     hear("news", (news) => {
-      heard = true;
       put("status", news.status);
       put("first", news.first);
       if (news.arrived) tell("arrived", news.arrived); // what has come has come
     });
-    hear("over", () => {
-      if (said.stage === ended) return; // who only glances is told again and again
-      ended = said.stage;
-      tell("watched", String(++ends));
-    });
+    hear("pause", (seconds) => { pause = seconds; });
     // A glance has ended, or the program has: the second is the queue's affair to say.
     own.onerror = () => {
       if (own !== source) return;
       own.close();
-      if (mayStay || !heard) window.fooocusQueue?.look();
-      next = setTimeout(listen, (mayStay || !heard ? AGAIN_SECONDS : GLANCE_SECONDS) * 1000);
+      if (!pause) window.fooocusQueue?.look();
+      next = setTimeout(listen, (pause || AGAIN_SECONDS) * 1000);
     };
   };
   window.fooocusLive = {
+    listen,
     watch: (wanted) => {
       if (wanted === ids) return;
       ids = wanted;

@@ -116,9 +116,8 @@
   // An order goes through a hidden box; its number makes the same order twice two orders.
   let orders = 0;
   const order = (button) => {
-    const box = document.querySelector("#order textarea, #order input");
-    box.value = JSON.stringify({ do: button.dataset.order, name: button.dataset.name ?? "", number: ++orders });
-    box.dispatchEvent(new Event("input", { bubbles: true }));
+    const { order: what, name = "" } = button.dataset;
+    fooocusBoxes.write("order", JSON.stringify({ do: what, name, number: ++orders }));
   };
 
   addEventListener("click", (event) => {
@@ -133,8 +132,7 @@
     }
     const example = event.target.closest?.("[data-example]");
     if (example && prompt()) {
-      prompt().value = example.dataset.example;
-      prompt().dispatchEvent(new Event("input", { bubbles: true }));
+      fooocusBoxes.write("field-prompt", example.dataset.example);
       prompt().focus();
     }
     if (event.target.closest?.("#stop")) {

@@ -117,9 +117,7 @@
   // An order goes through a hidden box; its number makes the same order twice two orders.
   let orders = Date.now();
   const order = (what) => {
-    const box = document.querySelector("#restore textarea, #restore input");
-    box.value = JSON.stringify({ ...what, number: ++orders });
-    box.dispatchEvent(new Event("input", { bubbles: true }));
+    fooocusBoxes.write("restore", JSON.stringify({ ...what, number: ++orders }));
   };
   const restore = (values, seed, warnings = []) => {
     for (const dialog of [...document.querySelectorAll("dialog[open]")].reverse()) dialog.close();

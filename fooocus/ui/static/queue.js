@@ -2,6 +2,12 @@
 // for this person's own jobs; what it says reaches the document as text only.
 (() => {
   const OPEN_SECONDS = 1, CLOSED_SECONDS = 5, UNDO_SECONDS = 12;
+  const LOCKED = [401, 429];
+  const AWAY = {
+    gone: "The program does not answer. Look whether its window is still open, then try again.",
+    replaced: "Something else answers in the program's place. Reload the page.",
+    locked: "The program asks for its password again. Reload the page.",
+  };
   const stage = () => document.querySelector("#stage .stage");
   const opener = () => document.querySelector("#queue-open");
 
@@ -37,16 +43,15 @@
     let answer, told;
     try {
       answer = await fetch("/queue", body ? order : {});
+      if (LOCKED.includes(answer.status)) throw new Error("locked");
       told = await answer.json();
-      document.body.classList.remove("away", "replaced");
+      document.body.classList.remove("away");
     } catch (error) {
-      const replaced = error instanceof SyntaxError; // there was an answer, but none of the program's
+      // There was an answer, but none of the program's, or none to this person; or there was none.
+      const why = LOCKED.includes(answer?.status) ? "locked" : error instanceof SyntaxError ? "replaced" : "gone";
       if (!leaving) document.body.classList.add("away");
-      document.body.classList.toggle("replaced", replaced);
-      if (body) {
-        say(replaced ? "Something else answers in the program's place. Reload the page."
-          : "The program does not answer. Look whether its window is still open, then try again.");
-      }
+      document.body.dataset.away = why;
+      if (body) say(AWAY[why]);
       if (ordered === number) ordered = 0;
       return null;
     }
@@ -65,13 +70,12 @@
 
   // The stage follows a job when its id stands last in this tab's list.
   const follow = (ids) => {
-    const box = document.querySelector("#tab textarea, #tab input");
-    if (!box || !ids.length) return;
-    const others = box.value.split(" ").filter((id) => id && !ids.includes(id));
+    if (!ids.length) return;
+    const now = fooocusBoxes.read("tab");
+    const others = now.split(" ").filter((id) => id && !ids.includes(id));
     const value = [...others, ...ids].slice(-50).join(" ");
-    if (box.value === value) return;
-    box.value = value;
-    box.dispatchEvent(new Event("input", { bubbles: true }));
+    if (value === now) fooocusLive.listen(); // it stood there when it was cancelled, which the stage holds for its end
+    else fooocusBoxes.write("tab", value);
   };
 
   const resume = async (id) => {
@@ -90,13 +94,8 @@
   };
 
   // Edited jobs: their settings go into the page, and the job goes when the edited one is queued.
-  const replaces = () => document.querySelector("#replaces textarea, #replaces input");
-  const replace = (id) => {
-    const box = replaces();
-    if (!box) return;
-    box.value = id;
-    box.dispatchEvent(new Event("input", { bubbles: true }));
-  };
+  const replaces = () => fooocusBoxes.read("replaces");
+  const replace = (id) => fooocusBoxes.write("replaces", id);
   const edit = async (job) => {
     try {
       const answer = await fetch(`/queue/settings/${encodeURIComponent(job.id)}`);
@@ -235,7 +234,7 @@
       button.setAttribute("aria-expanded", String(panel?.node.hidden === false));
     }
     if (panel && !panel.node.hidden && !dragged) fill();
-    const editing = replaces()?.value && known.jobs.find((job) => job.id === replaces().value && job.state !== "running");
+    const editing = replaces() && known.jobs.find((job) => job.id === replaces() && job.state !== "running");
     document.body.classList.toggle("editing-job", Boolean(editing));
   };
 
