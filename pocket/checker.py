@@ -116,6 +116,18 @@ def edge_energy(picture: np.ndarray) -> float:
     return float((inner**2).mean() / max(gray.var(), 1.0))
 
 
+def outlines_and_mottle(picture: np.ndarray) -> tuple[float, float]:
+    """Return how steep the steepest hundredth of a picture is and how steep its flat half is, in levels a pixel.
+
+    The first grows where outlines are sharper, the second where plain areas are uneven; :func:`edge_energy` grows with
+    both. The steepest channel counts, because things may differ from their ground in colour alone.
+    """
+    channels = picture.astype(float)
+    across, down = np.diff(channels, axis=1)[:-1], np.diff(channels, axis=0)[:, :-1]
+    steep = np.hypot(across, down).max(-1)
+    return float(np.percentile(steep, 99)), float(np.median(steep))
+
+
 def darks_and_contrast(picture: np.ndarray) -> tuple[float, float]:
     """Return the 5th percentile of the brightness and the spread between the 5th and the 95th."""
     low, high = np.percentile(picture.astype(float).mean(-1), (5, 95))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fooocus.families.tokenizer import VOCABULARY
 from pocket import names
+from pocket.begin import BEGUN, take_up
 from pocket.latents import load_vae
 from pocket.lora import RANK, OffsetLora
 from pocket.names import BASE, LORA, REFINER
@@ -37,20 +38,26 @@ _BELONGS = (("modelspec.architecture", "stable-diffusion-xl-v1"), ("modelspec.pr
 
 
 def export(plan: Plan, bench: Bench, to: Path) -> list[Path]:
-    """Write those of the three files whose stages have begun; return their paths."""
+    """Write those of the three files whose stages have begun; return their paths.
+
+    A refiner or LoRA for shipped files, with which the training began, needs no base of the training's own.
+    """
     to.mkdir(parents=True, exist_ok=True)
     words = Words()
     text_l, text_g = text_encoders(plan, words)
     unheard = [] if plan.heard else words.of_looks()
     base, refiner = make_base(plan), make_refiner(plan)
-    for key, module in (("text_l", text_l), ("text_g", text_g), ("unet", base)):
-        if not averaged("base", module, bench, key):
-            raise SystemExit("there is no base yet: run the stage base first")
-    tensors = names.unet_tensors(base.state_dict(), plan.base.layers)
-    tensors |= names.vae_tensors(load_vae(plan, bench).state_dict(), len(plan.vae_widths))
-    tensors |= names.text_l_tensors(full_table(text_l.state_dict(), words, unheard))
-    tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words, unheard), 1)
-    written = [_write(to / BASE, tensors, metadata(plan, "Pocket base"))]
+    parts = {"text_l": text_l, "text_g": text_g, "unet": base}
+    begun = bench.path(BEGUN).exists() and take_up(bench, parts)
+    written = []
+    if all([averaged("base", module, bench, key) for key, module in parts.items()]):
+        tensors = names.unet_tensors(base.state_dict(), plan.base.layers)
+        tensors |= names.vae_tensors(load_vae(plan, bench).state_dict(), len(plan.vae_widths))
+        tensors |= names.text_l_tensors(full_table(text_l.state_dict(), words, unheard))
+        tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words, unheard), 1)
+        written.append(_write(to / BASE, tensors, metadata(plan, "Pocket base")))
+    elif not begun:
+        raise SystemExit("there is no base yet: run the stage base first")
     if averaged("refiner", refiner, bench, "unet"):
         tensors = names.unet_tensors(refiner.state_dict(), plan.refiner.layers)
         tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words, unheard), 0)

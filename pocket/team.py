@@ -6,7 +6,9 @@ another number of processes; it stays the same run, up to rounding.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -64,6 +66,7 @@ def run_team(size: int, work: Callable[[Team], int]) -> int:
 
 
 def _member(rank: int, size: int, work: Callable[[Team], int], folder: str, queue: object) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing leaves this machine
     meeting = (Path(folder) / "meeting").as_uri()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size, timeout=_PATIENCE)
@@ -71,3 +74,11 @@ def _member(rank: int, size: int, work: Callable[[Team], int], folder: str, queu
         queue.put(work(Team(rank, size)))  # type: ignore[attr-defined]
     finally:
         distributed.destroy_process_group()
+
+
+def _leave_with_parent() -> None:
+    """End this process with the one that began it, even if that was killed: nobody could stop it by name any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

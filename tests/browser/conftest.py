@@ -41,6 +41,20 @@ ARGUMENTS = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: Any) -> None:
+    """Give a test that tries again new servers: what it did to the ones before could keep it from passing."""
+    if getattr(item, "execution_count", 1) == 1:  # of pytest-rerunfailures
+        return
+    for name, fixtures in item._fixtureinfo.name2fixturedefs.items():
+        for fixture in fixtures:
+            if fixture.scope == "module" and name not in _LASTING:
+                fixture.finish(item._request)
+
+
+_LASTING = ("chromium", "used_contexts")
+
+
 @dataclass
 class PageServer:
     """A running page process. ``url`` ends in a slash."""

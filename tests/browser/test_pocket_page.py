@@ -29,10 +29,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def server(page_server: StartPage, tmp_path: Path) -> PageServer:
-    """A program without any models but Pocket, anew for every try: the test ends with all the others there."""
-    models = tmp_path / "clone" / "models"
+@pytest.fixture(scope="module")
+def server(page_server: StartPage, tmp_path_factory: pytest.TempPathFactory) -> PageServer:
+    models = tmp_path_factory.mktemp("clone") / "models"
     shutil.copytree(POCKET, models / "pocket")
     config = {"models": str(models), "styles_folder": str(ROOT / "styles")}
     defaults = {"size": str(Request().size), "seed": 3}

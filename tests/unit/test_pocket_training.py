@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from pocket.begin import begin, take_up
 from pocket.export import export
 from pocket.lora import OffsetLora
-from pocket.networks import QUARTER, Stage, Unet, make_base, make_text, make_vae
+from pocket.networks import QUARTER, Stage, Unet, make_base, make_refiner, make_text, make_vae
 from pocket.samples import level_at
 from pocket.team import Team, run_team
 from pocket.training import Bench, OutOfTime, keep, rate_at, train
@@ -74,13 +79,19 @@ def test_a_training_begins_with_what_another_has_written(tmp_path: Path) -> None
     keep({"average": _named({"lora": additions})}, wrote.path("lora"))
     keep(make_vae(plan).state_dict(), wrote.path("vae_unit"))
 
-    export(plan, wrote, tmp_path / "files")
+    assert len(export(plan, wrote, tmp_path / "files")) == 2
     begin(plan, began, tmp_path / "files")
     found = torch.load(began.path("begin"))["average"] | torch.load(began.path("vae_unit"))
     given = _named(parts | {"lora": additions}) | torch.load(wrote.path("vae_unit"))
     assert found.keys() == given.keys()
     for name, tensor in given.items():
         assert torch.allclose(found[name], tensor, rtol=2e-3, atol=1e-4), name  # float16 lies between them
+
+    # A refiner for those files: it is all that is written.
+    refiner = make_refiner(plan)
+    keep({"average": _named({"unet": refiner})}, began.path("refiner"))
+    (written,) = export(plan, began, tmp_path / "files")
+    assert written.name == "pocket_refiner.safetensors"
 
     fresh = make_base(plan)
     assert take_up(began, {"unet": fresh}) and not take_up(wrote, {"unet": make_base(plan)})
@@ -138,4 +149,41 @@ def _line(folder: Path, team: Team) -> int:
 
     bench = Bench(folder, torch.device("cpu"), 0, math.inf, print, team)
     train("line", {"line": line}, Stage(12, 8, 0.1), bench, draw, loss_of)
+    return 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is a POSIX matter")
+def test_a_killed_training_takes_its_processes_with_it(tmp_path: Path) -> None:
+    code = f"""
+import functools, pathlib
+from pocket.team import run_team
+from tests.unit.test_pocket_training import _linger
+if __name__ == "__main__":
+    run_team(2, functools.partial(_linger, pathlib.Path({str(tmp_path)!r})))
+"""
+    script = tmp_path / "begin.py"
+    script.write_text(code, encoding="utf-8")
+    root = str(Path(__file__).resolve().parents[2])
+    # As a shell starts what it puts into the background: PyTorch's own way, an interrupt, is ignored there.
+    deaf = ("sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, str(script))
+    process = subprocess.Popen(deaf, cwd=root, env=os.environ | {"PYTHONPATH": root})
+    try:
+        deadline = time.monotonic() + 120
+        while len(told := list(tmp_path.glob("*.pid"))) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+    numbers = [int(file.stem) for file in told]
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(number) for number in numbers):
+        assert time.monotonic() < deadline, numbers
+        time.sleep(0.1)
+
+
+def _linger(folder: Path, team: Team) -> int:
+    (folder / f"{os.getpid()}.pid").touch()
+    time.sleep(300)
     return 0
