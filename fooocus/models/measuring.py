@@ -127,6 +127,7 @@ class Measuring:
                 measured.decode,
                 measured.rest,
                 measured.whole,
+                spent.at_once,
             )
         )
 
@@ -158,6 +159,7 @@ class _Spent:
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
     base: list[float] = dataclasses.field(default_factory=list)
     refiner: list[float] = dataclasses.field(default_factory=list)
+    at_once: int = 1
 
     def steps(self, stage: StageName) -> list[float]:
         """The steps of the network that works in a stage."""
@@ -222,6 +224,8 @@ class _Times:
                 own[0] += over
             for stage in ("loading", "reading"):
                 other.stages.setdefault(stage, 0.0)
+        for picture in (spent, *self._beside):
+            picture.at_once = max(picture.at_once, 1 + len(self._beside))
         self._at = now
         self._beside.clear()
 

@@ -28,7 +28,9 @@ _SPREAD = 1.2  # sizes must differ by this factor before they tell a fixed part 
 _TABLE = """CREATE TABLE IF NOT EXISTS pictures (
     at_ms INTEGER, device TEXT, session TEXT, models TEXT, warm INTEGER,
     base_steps REAL, refiner_steps REAL, base_operations REAL, refiner_operations REAL, decode_operations REAL,
-    base_seconds REAL, refiner_seconds REAL, decode_seconds REAL, rest_seconds REAL, whole_seconds REAL)"""
+    base_seconds REAL, refiner_seconds REAL, decode_seconds REAL, rest_seconds REAL, whole_seconds REAL,
+    at_once INTEGER)"""
+_OLDER = "ALTER TABLE pictures ADD COLUMN at_once INTEGER DEFAULT 1"
 _log = logging.getLogger(__name__)
 
 
@@ -37,7 +39,7 @@ class Pace:
     """What one picture took. ``base_seconds`` and ``refiner_seconds`` are of one step.
 
     ``session`` names the worker's life and ``models`` the files, so that it is known whether they are loaded; ``warm``
-    says that they were for this picture.
+    says that they were for this picture. Of ``at_once`` pictures that shared their steps, this one took its share.
     """
 
     device: str
@@ -50,6 +52,7 @@ class Pace:
     decode_seconds: float
     rest_seconds: float
     whole_seconds: float
+    at_once: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +91,13 @@ class PaceMemory:
         row = [time.time_ns() // 1_000_000, pace.device, pace.session, pace.models, pace.warm]
         row += dataclasses.astuple(pace.work)
         row += [pace.base_seconds, pace.refiner_seconds, pace.decode_seconds, pace.rest_seconds, pace.whole_seconds]
+        row += [pace.at_once]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=5)) as db, db:
                 db.execute(_TABLE)
+                if "at_once" not in {column[1] for column in db.execute("PRAGMA table_info(pictures)")}:
+                    db.execute(_OLDER)
                 db.execute(f"INSERT INTO pictures VALUES ({','.join('?' * len(row))})", row)
                 db.execute(
                     "DELETE FROM pictures WHERE rowid <= (SELECT MAX(rowid) FROM pictures) - ?",
@@ -126,8 +132,13 @@ class PaceMemory:
         return tuple(pace for pace in found if pace.device == found[0].device)[:_USED]
 
 
-def estimate(work: PictureWork, models: str, session: str, learnt: Sequence[Pace]) -> Estimate | None:
+def estimate(
+    work: PictureWork, models: str, session: str, learnt: Sequence[Pace], *, together: bool = False
+) -> Estimate | None:
     """Return how long a picture of ``work`` will take; None while nothing is known. ``learnt`` is newest first.
+
+    Where it may share its steps with others (``together``), those count that did, else those that did not, as long as
+    there are any.
 
     ``models`` are the files it wants and ``session`` the worker's present life: where these files did not make the
     newest picture of this life, what loading took in the past is added.
@@ -136,7 +147,8 @@ def estimate(work: PictureWork, models: str, session: str, learnt: Sequence[Pace
         return None
     at_hand = learnt[0].session == session and learnt[0].models == models
     loading = 0.0 if at_hand else _loading_seconds(models, learnt)
-    return Estimate(*_parts(work, learnt), loading, len(learnt))
+    alike = [pace for pace in learnt if (pace.at_once > 1) is together] or learnt
+    return Estimate(*_parts(work, alike), loading, len(alike))
 
 
 def _parts(work: PictureWork, learnt: Sequence[Pace]) -> tuple[float, float, float, float]:

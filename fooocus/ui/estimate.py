@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 from html import escape
 
-from fooocus.config import Config
+from fooocus.config import Config, read_fast
 from fooocus.errors import FooocusError
 from fooocus.jobs.store import Job
 from fooocus.jobs.supervisor import Jobs
@@ -74,6 +74,7 @@ class Estimator:
 
     def __init__(self, config: Config, jobs: Jobs, defaults: Request) -> None:
         self._config = config
+        self._together = read_fast(config.fast).batches
         self._jobs = jobs
         self._memory = PaceMemory(config.data / "pace.sqlite")
         outside = [name for name in (defaults.base, defaults.refiner) if name and os.path.isabs(name)]
@@ -128,7 +129,8 @@ class Estimator:
             told = {}
             self._told = (learnt, session), told
         if asked not in told:  # a queue asks for the same again and again
-            time = estimate(asked.work, asked.models, session, learnt)
+            together = self._together and asked.pictures > 1
+            time = estimate(asked.work, asked.models, session, learnt, together=together)
             told[asked] = (
                 None if time is None else Course(time, asked.pictures, asked.steps, asked.switch, asked.models)
             )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,32 @@ def test_times_are_kept_and_only_those_of_the_present_device_are_told(tmp_path: 
     assert memory.newest() == ()
 
 
+def test_times_from_before_pictures_were_made_at_once_are_read_and_added_to(tmp_path: Path) -> None:
+    memory, machine = PaceMemory(tmp_path / "pace.sqlite"), Machine(5)
+    paces = [machine.make(recipe()) for _ in range(2)]
+    memory.add(paces[0])
+    with closing(sqlite3.connect(tmp_path / "pace.sqlite")) as db, db:
+        db.execute("ALTER TABLE pictures DROP COLUMN at_once")
+    assert memory.newest() == (paces[0],)
+    memory.add(dataclasses.replace(paces[1], at_once=4))
+    assert memory.newest() == (dataclasses.replace(paces[1], at_once=4), paces[0])
+
+
+def test_pictures_made_at_once_tell_nothing_of_single_ones() -> None:
+    machine, asked = Machine(6), recipe()
+    alone = [machine.make(asked) for _ in range(3)]
+    half = [dataclasses.replace(p, base_seconds=p.base_seconds / 2, at_once=4) for p in alone]
+
+    def base(*learnt: Pace, together: bool) -> float:
+        told = estimate(machine.work(asked), models_of(asked), "worker 1", learnt, together=together)
+        assert told is not None
+        return told.base_seconds
+
+    single = base(*alone, together=False)
+    assert base(*half, *alone, together=False) == single == base(*alone, together=True)
+    assert base(*alone, *half, together=True) == base(*half, together=True) == pytest.approx(single / 2)
+
+
 def test_only_the_newest_pictures_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fooocus.models.pace._KEPT", 3)
     memory, machine = PaceMemory(tmp_path / "pace.sqlite"), Machine(4)
@@ -289,6 +317,7 @@ def test_pictures_made_at_once_share_the_time_of_their_steps(tmp_path: Path, clo
         heard(Saved(number, 2, f"{number}.png", 1))
     second, first = memory.newest()
     assert (first.warm, second.warm) == (False, True)
+    assert (first.at_once, second.at_once) == (2, 2)
     assert first.base_seconds == second.base_seconds == pytest.approx(1.0)
     assert first.whole_seconds - second.whole_seconds == pytest.approx(8.2), "what was loaded and read is the first's"
     assert first.decode_seconds == second.decode_seconds == pytest.approx(0.5)
