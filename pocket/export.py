@@ -50,7 +50,7 @@ def export(plan: Plan, bench: Bench, to: Path) -> list[Path]:
     parts = {"text_l": text_l, "text_g": text_g, "unet": base}
     begun = bench.path(BEGUN).exists() and take_up(bench, parts)
     written = []
-    if all([averaged("base", module, bench, key) for key, module in parts.items()]):
+    if all(averaged("base", module, bench, key) for key, module in parts.items()):
         tensors = names.unet_tensors(base.state_dict(), plan.base.layers)
         tensors |= names.vae_tensors(load_vae(plan, bench).state_dict(), len(plan.vae_widths))
         tensors |= names.text_l_tensors(full_table(text_l.state_dict(), words, unheard))

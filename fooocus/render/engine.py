@@ -52,12 +52,12 @@ from fooocus.render.preview import SMALL_VAE_CHANNELS, jpeg, known_mix, measured
 from fooocus.render.room import with_room
 from fooocus.render.small_decoder import FOLDER as SMALL_DECODERS
 from fooocus.render.small_decoder import SmallDecoder, find_small_decoder
-from fooocus.render.text import Encoder, encode_text
+from fooocus.render.text import Encoder, TextConditioning, encode_text
 from fooocus.render.watch import SILENT, TooMany, Watch
 from fooocus.render.way import Files, Way
 from fooocus.request import Recipe, Request
 
-_TEXTS = 2 * TOGETHER  # of base and refiner for the pictures that are made part by part
+_TEXTS = 4 * TOGETHER  # prompt and negative prompt, of base and refiner, for the pictures that are made part by part
 _AHEAD_STEPS = 3  # before the refiner's turn its weights begin to travel, where there is room
 # The two encoders' names in a text's vocabulary, and what each was trained to see behind the end of a text.
 _ENCODERS: Mapping[str, tuple[EncoderKind, int]] = {"text_l": ("l", 49407), "text_g": ("g", 0)}
@@ -100,7 +100,7 @@ class Engine:
         self._catalog = Catalog(folders, lambda: placed(config.data), outside=outside)
         self.hashes = FileHashes(FileMemory(config.data / "models.sqlite"))
         self._embeddings = Embeddings(config.folders("embeddings"))
-        self._texts: OrderedDict[tuple[object, ...], Prompts] = OrderedDict()  # what was encoded, by what from
+        self._texts: OrderedDict[tuple[object, ...], TextConditioning] = OrderedDict()  # what was encoded, by what from
         logging.getLogger("fooocus.render").info("computing on %s", self._device.reason)
 
     @property
@@ -358,20 +358,26 @@ class Engine:
         return lambda x, sigma: ready()(x, sigma)
 
     def _prompts(self, path: Path, role: Role, recipe: Recipe, watch: Watch) -> Prompts:
-        """Return the encoded texts: those known, while texts, encoders and embeddings are the same."""
+        """Return the encoded texts; each is known while encoders and embeddings are the same, whatever the other is."""
         encoders = self._memory.added(path, role, self._memory.architecture(path, role).family.text)
         texts = (recipe.positive_text, recipe.negative_text)
-        key = (role, encoders, texts, recipe.clip_skip, self._embeddings.stamp(" ".join(texts)))
-        if key not in self._texts:
-            read = functools.partial(self.read, path, role, recipe, watch.check)
-            self._texts[key] = with_room(self._memory, "text", read, watch.notice)
-        self._texts.move_to_end(key)
+        keys = {text: (role, encoders, text, recipe.clip_skip, self._embeddings.stamp(text)) for text in texts}
+        fresh = [text for text, key in keys.items() if key not in self._texts]
+        if fresh:
+            read = functools.partial(self.read, path, role, fresh, recipe.clip_skip, watch.check)
+            encoded = with_room(self._memory, "text", read, watch.notice)
+            self._texts |= {keys[text]: one for text, one in zip(fresh, encoded, strict=True)}
+        for key in keys.values():
+            self._texts.move_to_end(key)
         while len(self._texts) > _TEXTS:
             self._texts.popitem(last=False)
-        return self._texts[key]
+        cond, uncond = (self._texts[keys[text]] for text in texts)
+        return Prompts(cond, uncond)
 
-    def read(self, path: Path, role: Role, recipe: Recipe, check: Callable[[], object] = lambda: None) -> Prompts:
-        """Encode both texts of a recipe with the text encoders of one prepared model."""
+    def read(
+        self, path: Path, role: Role, texts: Sequence[str], clip_skip: int, check: Callable[[], object] = lambda: None
+    ) -> list[TextConditioning]:
+        """Encode texts with the text encoders of one prepared model."""
         kinds = self._memory.architecture(path, role).family.text
         with ExitStack() as placed:
             encoders = []
@@ -380,8 +386,4 @@ class Engine:
                 placed.enter_context(interruptible(module, check, marks_on(self._device.device)))
                 name, pad_id = _ENCODERS[kind]
                 encoders.append(Encoder(module, pad_id, name))
-            cond, uncond = (
-                encode_text(text, encoders, clip_skip=recipe.clip_skip, embeddings=self._embeddings)
-                for text in (recipe.positive_text, recipe.negative_text)
-            )
-        return Prompts(cond, uncond)
+            return [encode_text(text, encoders, clip_skip=clip_skip, embeddings=self._embeddings) for text in texts]

@@ -452,7 +452,7 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     # What answers serves another page, as after an update: this one is loaded again, and what was typed stays.
     visitor.type_prompt("typed before the update")
     visitor.page.evaluate("window.older = true")
-    other = "event: page\ndata: \"another\"\n\n"
+    other = 'event: page\ndata: "another"\n\n'
     visitor.page.route("**/live?*", lambda route: route.fulfill(content_type="text/event-stream", body=other), times=1)
     visitor.page.evaluate("fooocusLive.listen()")
     visitor.page.wait_for_function("!window.older")

@@ -82,12 +82,13 @@ def test_conditioning_and_every_step_are_those_of_the_reference(
     roles = [("base", recipe.base, "")] + ([("refiner", recipe.refiner, "refiner_")] if recipe.refiner else [])
     for role, path, prefix in roles:
         with torch.no_grad():
-            prompts = engine.read(Path(path), role, recipe)  # type: ignore[arg-type]
+            texts = (recipe.positive_text, recipe.negative_text)
+            cond, uncond = engine.read(Path(path), role, texts, recipe.clip_skip)  # type: ignore[arg-type]
         for ours, name in (
-            (prompts.cond.context, "cond"),
-            (prompts.cond.pooled, "pooled"),
-            (prompts.uncond.context, "uncond"),
-            (prompts.uncond.pooled, "uncond_pooled"),
+            (cond.context, "cond"),
+            (cond.pooled, "pooled"),
+            (uncond.context, "uncond"),
+            (uncond.pooled, "uncond_pooled"),
         ):
             assert error(ours, reference[prefix + name]) <= TEXT_TOLERANCE
 

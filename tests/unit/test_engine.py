@@ -123,24 +123,24 @@ def test_picture_i_is_the_picture_of_seed_plus_i_alone(engine: Engine, request_:
     assert Path(third.path).read_bytes() == Path(alone[-1].paths[0]).read_bytes()  # type: ignore[union-attr]
 
 
-def test_texts_are_encoded_once_for_the_pictures_that_share_them(
+def test_a_text_is_encoded_once_for_the_pictures_that_share_it(
     engine: Engine, request_: Request, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
     original = engine.read
 
-    def counted(path: Path, role: Any, recipe: Recipe, check: Callable[[], object]) -> Prompts:
-        read.append(f"{role}: {recipe.positive_text}")
-        return original(path, role, recipe, check)
+    def counted(path: Path, role: Any, texts: list[str], *others: Any) -> list[TextConditioning]:
+        read.extend(f"{role}: {text}" for text in texts)
+        return original(path, role, texts, *others)
 
     monkeypatch.setattr(engine, "read", counted)
-    request = with_refiner(dataclasses.replace(request_, count=2), tiny)
+    request = with_refiner(dataclasses.replace(request_, count=2, negative="rain"), tiny)
     run(engine, request)
-    assert read == ["base: a red circle", "refiner: a red circle"]
+    assert read == ["base: a red circle", "base: rain", "refiner: a red circle", "refiner: rain"]
     run(engine, dataclasses.replace(request, prompt="a fox\na cat", lines="each", count=1))
-    assert read[2:] == ["base: a fox", "refiner: a fox", "base: a cat", "refiner: a cat"]
+    assert read[4:] == ["base: a fox", "refiner: a fox", "base: a cat", "refiner: a cat"], "the other one is known"
     run(engine, request)
-    assert len(read) == 6, "the texts of earlier jobs are known as well"
+    assert len(read) == 8, "the texts of earlier jobs are known as well"
 
 
 def test_texts_are_encoded_again_when_their_encoders_or_words_are_others(
@@ -270,8 +270,8 @@ def _model(engine: Engine, recipe: Recipe, stack: ExitStack) -> Denoise:
     path = Path(recipe.base)
     engine._memory.prepare(path, "base")
     unet = stack.enter_context(engine._memory.use(path, "base", "unet"))
-    prompts = engine.read(path, "base", recipe)
-    predict = predictor(unet, prompts, sizes_at(recipe, SDXL_BASE), guided=True)
+    cond, uncond = engine.read(path, "base", (recipe.positive_text, recipe.negative_text), recipe.clip_skip)
+    predict = predictor(unet, Prompts(cond, uncond), sizes_at(recipe, SDXL_BASE), guided=True)
     return denoiser(predict, sdxl_table(), "eps", recipe.guidance)
 
 

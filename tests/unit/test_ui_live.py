@@ -42,7 +42,13 @@ class Tab:
                     kind, data = event.split("\n")
                     self.heard.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
 
-        scope = {"type": "http", "method": "GET", "path": "/live", "query_string": self._query.encode(), "client": CLIENT}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/live",
+            "query_string": self._query.encode(),
+            "client": CLIENT,
+        }
         headers = [(b"cookie", self._cookie.encode())] if self._cookie else []
         await self._app(scope | {"headers": headers, "asgi": {"spec_version": "2.3"}}, receive, send)
 
