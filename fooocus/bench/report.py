@@ -55,8 +55,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         *(_row(name, key, result) for name, key in _ROWS),
         "",
         "Each cell is the median and, in brackets, the least and the greatest. A step is one with prompt and negative "
-        "prompt. Each picture has a new prompt and the same negative prompt: ours knows that one from the picture before, "
-        "diffusers reads both. "
+        "prompt. Each picture has a new prompt and the same negative prompt: ours knows that one from the picture "
+        "before, diffusers reads both. "
         "The pause at the refiner is what its first step takes longer than its others. Ours includes previews, "
         "events and the saved file; diffusers' ends with the pixels."
         if peer

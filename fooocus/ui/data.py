@@ -14,15 +14,15 @@ from fooocus.ui.lists import Lists
 
 
 def add_data_routes(
-    app: Starlette, lists: Lists, tell: Callable[[str, str], str | None] = lambda job, cookie: None
+    app: Starlette, lists: Lists, tell: Callable[[str, WebRequest], str | None] = lambda job, request: None
 ) -> None:
     """Add the routes. An answer that the browser has already is not sent again.
 
-    ``tell`` gives the report of a job to whom its cookie shows to be the owner, and nothing to others.
+    ``tell`` gives the report of a job to whom it belongs, and nothing to others.
     """
 
     def report(request: WebRequest) -> Response:
-        text = tell(request.path_params["job"], request.headers.get("cookie", ""))
+        text = tell(request.path_params["job"], request)
         if text is None:
             return Response(status_code=404)
         body = text.encode("utf-8", "replace")

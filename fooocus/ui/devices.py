@@ -20,7 +20,8 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from fooocus.config import Config
-from fooocus.ui.guard import owner_cookie, owner_of, split_host
+from fooocus.ui.guard import owner_cookie, split_host
+from fooocus.ui.people import cookie_owner
 from fooocus.ui.qr import qr_svg
 
 MINUTES = 10
@@ -66,9 +67,9 @@ def add_device_routes(app: Starlette, config: Config, port: int, adopt: Callable
     links = Links()
 
     def make(request: WebRequest) -> Response:
-        owner = owner_of(request.headers.get("cookie", ""))
+        owner = cookie_owner(request)
         host = network_host(request.headers.get("host", "")) if config.listen else ""
-        if not host or owner is None:
+        if not host or not owner:
             sentence, remedy = _NOT_LISTENING
             return JSONResponse({"sentence": sentence, "remedy": remedy}, status_code=422)
         url = f"http://{host}:{port}/join/{links.make(owner)}"
@@ -82,7 +83,7 @@ def add_device_routes(app: Starlette, config: Config, port: int, adopt: Callable
         owner = links.take(request.path_params["token"])
         if owner is None:
             return _page(f"<p>{escape(_OVER)}</p>", status=410)
-        before = owner_of(request.headers.get("cookie", ""))
+        before = cookie_owner(request)
         if before and before != owner:
             adopt(before, owner)
         return RedirectResponse("/", status_code=303, headers={"set-cookie": owner_cookie(owner)})

@@ -21,7 +21,7 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import JSONResponse, Response
 
 from fooocus.ui.body import read_body
-from fooocus.ui.guard import owner_of
+from fooocus.ui.people import cookie_owner
 
 FOLDER = "people"
 MAX_BYTES = 400_000
@@ -84,11 +84,11 @@ def add_kept_routes(app: Starlette, kept: Kept) -> None:
     """Add the way from the browser to what is kept for it, and back."""
 
     def get(request: WebRequest) -> Response:
-        owner = owner_of(request.headers.get("cookie", ""))
+        owner = cookie_owner(request)
         return JSONResponse(kept.get(owner) if owner else {}, headers={"cache-control": "no-store"})
 
     async def put(request: WebRequest) -> Response:
-        owner = owner_of(request.headers.get("cookie", ""))
+        owner = cookie_owner(request)
         body = await read_body(request, MAX_BYTES)
         if body is None:
             return Response(status_code=413)

@@ -59,13 +59,13 @@ _REMEMBER = """(...values) => {
   fooocusKept.remember(Object.fromEntries(names.map((n, i) => [n, values[i]])))
 }"""
 _RECALL = """async () => {
-  return JSON.stringify({values: await fooocusKept.recall(), jobs: sessionStorage.getItem("fooocus.jobs") || ""})
+  return JSON.stringify({values: await fooocusKept.recall(), jobs: fooocusStore.session.get("fooocus.jobs") || ""})
 }"""
 _RECALL_PROMPT = "() => fooocusKept.prompt(%s)"
 _JOIN_IDS = """(found, tab) => {
   return [...new Set([...found.split(" "), ...tab.split(" ")])].filter(Boolean).join(" ")
 }"""
-_WATCH = "ids => { sessionStorage.setItem('fooocus.jobs', ids); fooocusLive.watch(ids) }"
+_WATCH = "ids => { fooocusStore.session.set('fooocus.jobs', ids); fooocusLive.watch(ids) }"
 # The job that is meant by a person who presses Stop, whatever else the tab knows of.
 _SHOWN = "() => document.querySelector('#stage .stage')?.dataset.job ?? ''"
 # Tells the panels what the boxes hold now, whoever has put it there.

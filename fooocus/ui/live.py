@@ -23,11 +23,9 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from fooocus.ui.guard import owner_of
+from fooocus.ui.people import asker, cookie_owner
 
 ADDRESS = "/live"
-NO_COOKIE = "page-"
-"""How the name of somebody begins whose browser keeps no cookies, and who is known by this one page view."""
 _SIGN_OF_LIFE_SECONDS = 15.0
 KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in the outputs folder
 CONNECTIONS = 4
@@ -54,12 +52,9 @@ class Live:
 
     async def _listen(self, request: WebRequest) -> StreamingResponse:
         ids = request.query_params.get("tab", "").split()[-KEPT_IDS:]
-        me = request.query_params.get("me", "")
-        nobody = me if me.startswith(NO_COOKIE) and len(me) <= _LONGEST_NAME else ""
-        cookie = owner_of(request.headers.get("cookie", ""))
-        browser = cookie or (request.client.host if request.client else "")
+        browser = cookie_owner(request) or (request.client.host if request.client else "")
         tab = request.query_params.get("page", "")[:_LONGEST_NAME]
-        told = self._tell(ids, cookie or nobody, browser, tab)
+        told = self._tell(ids, asker(request), browser, tab)
         return StreamingResponse(told, media_type="text/event-stream", headers=_HEADERS)
 
     async def _tell(self, ids: list[str], owner: str, browser: str, tab: str) -> AsyncIterator[bytes]:

@@ -28,9 +28,10 @@ from fooocus.ui.controls import initial, restorable
 from fooocus.ui.estimate import Estimator
 from fooocus.ui.fields import BY_NAME, to_request
 from fooocus.ui.hints import hints
-from fooocus.ui.live import KEPT_IDS, NO_COOKIE
+from fooocus.ui.live import KEPT_IDS
 from fooocus.ui.meanwhile import ARRIVED, ON, carried_over
 from fooocus.ui.news import News
+from fooocus.ui.people import NO_COOKIE
 from fooocus.ui.presets_panel import PresetsPanel
 from fooocus.ui.remedies import Remedies
 from fooocus.ui.restore import Restorer

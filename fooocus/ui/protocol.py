@@ -22,9 +22,8 @@ from starlette.routing import Route
 from fooocus.ui.actions import ACTIONS, Action
 from fooocus.ui.body import read_body
 from fooocus.ui.fields import BY_NAME
-from fooocus.ui.guard import owner_of
-from fooocus.ui.live import NO_COOKIE
 from fooocus.ui.page import Answer, Boxes, Once, Update
+from fooocus.ui.people import NO_COOKIE, cookie_owner
 
 API = "/gradio_api"
 MAX_BYTES = 10_000_000  # of a question; a prompt, settings and what is restored are far less
@@ -79,7 +78,7 @@ class Protocol:
 
 def _owner(request: WebRequest, session: str) -> str:
     """Return who asks: the browser's token, or, where cookies are off, this one page view."""
-    return owner_of(request.headers.get("cookie", "")) or f"{NO_COOKIE}{session}"
+    return cookie_owner(request) or f"{NO_COOKIE}{session}"
 
 
 def _read(box: str, value: Any) -> Any:

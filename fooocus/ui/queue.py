@@ -21,7 +21,7 @@ from fooocus.jobs.supervisor import Jobs
 from fooocus.request import Request
 from fooocus.ui.body import read_body
 from fooocus.ui.estimate import Course
-from fooocus.ui.guard import owner_of
+from fooocus.ui.people import asker
 
 MAX_BYTES = 100_000
 _LIVING: tuple[State, ...] = ("running", "waiting", "paused")
@@ -38,13 +38,13 @@ def add_queue_routes(app: Starlette, jobs: Jobs, course: CourseOf) -> None:
     lines = Lines(jobs, course)
 
     def show(request: WebRequest) -> Response:
-        return _told(lambda: panel(jobs, _owner(request), lines.now()))
+        return _told(lambda: panel(jobs, asker(request), lines.now()))
 
     async def order(request: WebRequest) -> Response:
         body = await read_body(request, MAX_BYTES)
         if body is None:
             return Response(status_code=413)
-        owner = _owner(request)
+        owner = asker(request)
 
         def obey() -> dict[str, Any]:
             undo = obeyed(jobs, owner, _order(body))
@@ -54,7 +54,7 @@ def add_queue_routes(app: Starlette, jobs: Jobs, course: CourseOf) -> None:
 
     def settings(request: WebRequest) -> Response:
         def answer() -> dict[str, Any]:
-            asked = _mine(jobs, _owner(request), request.path_params["id"]).request
+            asked = _mine(jobs, asker(request), request.path_params["id"]).request
             known = Request().to_json()
             values = {name: value for name, value in asked.items() if name in known}
             # A browser's numbers end at 2**53.
@@ -194,10 +194,6 @@ def _ids(order: Mapping[str, Any]) -> list[str]:
     if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
         raise RequestError("order", "The order cannot be read.", "Reload the page.")
     return ids
-
-
-def _owner(request: WebRequest) -> str:
-    return owner_of(request.headers.get("cookie", "")) or ""
 
 
 def _told(answer: Any) -> Response:

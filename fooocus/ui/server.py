@@ -30,12 +30,13 @@ from fooocus.ui.data import add_data_routes
 from fooocus.ui.devices import add_device_routes
 from fooocus.ui.estimate import Estimator
 from fooocus.ui.files import Files, mark
-from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard, owner_of
+from fooocus.ui.guard import WRONG_TRY_SECONDS, Guard
 from fooocus.ui.kept import FOLDER as PEOPLE
 from fooocus.ui.kept import Kept, add_kept_routes
 from fooocus.ui.lists import Lists
 from fooocus.ui.live import Live
 from fooocus.ui.page import Page
+from fooocus.ui.people import may_see
 from fooocus.ui.pictures import add_picture_routes
 from fooocus.ui.protocol import Protocol
 from fooocus.ui.queue import add_queue_routes
@@ -128,8 +129,8 @@ def build_app(
         add_picture_routes(app, config, library)
     lists = Lists(config, defaults, first_run.shelves if first_run else None)
 
-    def tell(id: str, cookie: str) -> str | None:
-        if not _is_owner(cookie, jobs, id):
+    def tell(id: str, request: WebRequest) -> str | None:
+        if not _owns(request, jobs, id):
             return None
         return report(*gather(config, look(config.models), jobs.job(id), lists.names()))
 
@@ -229,12 +230,8 @@ def _add_routes(app: Starlette, config: Config, jobs: Jobs, previews: Previews) 
 
 
 def _owns(request: WebRequest, jobs: Jobs, id: str) -> bool:
-    """Whether the browser that asks has made the job."""
-    return _is_owner(request.headers.get("cookie", ""), jobs, id)
-
-
-def _is_owner(cookie: str, jobs: Jobs, id: str) -> bool:
+    """Whether the job belongs to who asks."""
     try:
-        return jobs.job(id).owner == owner_of(cookie)
+        return may_see(request, jobs.job(id).owner)
     except RequestError:
         return False

@@ -16,6 +16,7 @@ HEAD = """
 <link rel="stylesheet" href="/ui/history.css">
 <link rel="stylesheet" href="/ui/queue.css">
 <link rel="stylesheet" href="/ui/devices.css">
+<script src="/ui/store.js" defer></script>
 <script src="/ui/words.js" defer></script>
 <script src="/ui/boxes.js" defer></script>
 <script src="/ui/kept.js" defer></script>

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import time
+import urllib.request
 from typing import Any
 
 import pytest
@@ -331,6 +332,44 @@ def test_two_tabs_of_one_person_never_mix_results(server: PageServer, visit: Vis
     assert two.page.title() == "Done – blue"
     looks = [url for url in asked if "/live?" in url]
     assert len(looks) > 2, "it only looks now and then"
+
+
+# As a browser that keeps nothing of any site: reading a storage is refused, and so is the cookie.
+_KEEPS_NOTHING = """for (const name of ["localStorage", "sessionStorage"]) {
+  Object.defineProperty(window, name, { get() { throw new DOMException("Access is denied.", "SecurityError") } })
+}"""
+
+
+def test_a_browser_that_keeps_nothing_can_do_all_but_remember(server: PageServer, chromium: Any) -> None:
+    with chromium.new_context() as context:
+        context.set_default_timeout(60_000)
+        context.add_init_script(_KEEPS_NOTHING)
+        with urllib.request.urlopen(server.url) as answer:  # playwright's own way of asking would keep the cookie
+            document = answer.read()
+        context.route(server.url, lambda route: route.fulfill(body=document, content_type="text/html"))
+        one, two = (Visitor(context, context.new_page(), server.url) for _ in range(2))
+        broken: list[str] = []
+        for visitor in (one, two):
+            visitor.page.on("pageerror", lambda error: broken.append(str(error)))
+            visitor.open()
+            visitor.page.wait_for_function("document.querySelector('#me textarea')?.value.startsWith('page-')")
+        one.generate("endless without cookies")
+        one.wait_phase("running")
+        one.page.wait_for_function("document.querySelector('.frame img')?.naturalWidth > 0")
+        two.generate("beside it")
+        two.page.wait_for_selector('#stage .stage[data-title$="beside it"]')
+        one.page.click("#pause")
+        one.wait_phase("paused")
+        two.wait_phase("finished")
+        one.page.click("#queue-open")
+        one.page.wait_for_selector('#queue-panel li:has-text("endless without cookies")')
+        assert one.page.locator("#queue-panel li").count() == 1
+        one.open_advanced("More")
+        one.page.select_option("#language select", "de")
+        one.page.wait_for_selector('#go:has-text("Generieren")')
+        one.page.click("#stop")
+        one.wait_phase("cancelled")
+        assert broken == [] and context.cookies() == []
 
 
 def test_hostile_prompts_are_shown_as_text(server: PageServer, visit: Visit) -> None:

@@ -82,10 +82,8 @@ class SeedPanel extends HTMLElement {
 
 // The notice when a job is done. It belongs to this browser: another device of the same person may want to be quiet.
 const KEPT = "fooocus.notice";
-const wishes = () => {
-  try { return JSON.parse(localStorage.getItem(KEPT) || "{}") ?? {}; } catch { return {}; }
-};
-const keep = (wish) => localStorage.setItem(KEPT, JSON.stringify({ ...wishes(), ...wish }));
+const wishes = () => fooocusStore.local.object(KEPT);
+const keep = (wish) => fooocusStore.local.keep(KEPT, { ...wishes(), ...wish });
 
 // Two soft notes, a fifth apart, made here: there is no file to fetch.
 const chime = (fine = true) => {

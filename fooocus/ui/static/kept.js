@@ -3,12 +3,7 @@
 (() => {
   const VALUES = "fooocus.values", ABOUT = "fooocus.kept";
   const PUSH_MS = 600, ANSWER_MS = 2000;
-  const read = (key) => {
-    try { return JSON.parse(localStorage.getItem(key) || "{}") ?? {}; } catch { return {}; }
-  };
-  const write = (key, value) => {
-    try { localStorage.setItem(key, JSON.stringify(value)); } catch { /* a full or closed storage keeps nothing */ }
-  };
+  const { object: read, keep: write } = fooocusStore.local;
   const box = () => document.querySelector("#field-prompt textarea");
 
   let begun = false; // the page shows what is remembered; before, its values are those of nobody
@@ -74,8 +69,7 @@
       if (tries) setTimeout(() => putPrompt(prompt, tries - 1), 50);
       return;
     }
-    box().value = prompt;
-    box().dispatchEvent(new Event("input", { bubbles: true }));
+    fooocusBoxes.write("field-prompt", prompt);
   };
 
   window.fooocusKept = {

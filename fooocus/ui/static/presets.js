@@ -13,7 +13,7 @@ class PresetsPanel extends HTMLElement {
     this.asked = 0;
     this.begin = JSON.parse(this.getAttribute("begin") || "{}"); // what the fields held when the page came
     this.presets = [];
-    try { this.kept = JSON.parse(localStorage.getItem(KEPT) || "{}"); } catch { this.kept = {}; }
+    this.kept = fooocusStore.local.object(KEPT);
     this.build();
     this.leave = [
       follow("presets", (value) => { this.presets = value.presets; this.broken = value.problems; this.draw(); }),
@@ -53,7 +53,7 @@ class PresetsPanel extends HTMLElement {
 
   keep(name, settings) {
     this.kept = { name, print: settings };
-    localStorage.setItem(KEPT, JSON.stringify(this.kept));
+    fooocusStore.local.keep(KEPT, this.kept);
     this.draw();
   }
 

@@ -32,6 +32,11 @@
   let known = { held: false, jobs: [], others: 0 };
   let asked = 0; // orders and looks by number: a late answer never overwrites a later one
   let shownAnswer = 0;
+  // Where no cookie says who asks, the name of this page view does.
+  const address = (path) => {
+    const me = fooocusBoxes.read("me");
+    return me ? `${path}?me=${encodeURIComponent(me)}` : path;
+  };
   let leaving = false; // what a page that is being left asks fails too
   addEventListener("pagehide", () => { leaving = true; });
   addEventListener("pageshow", () => { leaving = false; });
@@ -42,7 +47,7 @@
     const order = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
     let answer, told;
     try {
-      answer = await fetch("/queue", body ? order : {});
+      answer = await fetch(address("/queue"), body ? order : {});
       if (LOCKED.includes(answer.status)) throw new Error("locked");
       told = await answer.json();
       document.body.classList.remove("away");
@@ -98,7 +103,7 @@
   const replace = (id) => fooocusBoxes.write("replaces", id);
   const edit = async (job) => {
     try {
-      const answer = await fetch(`/queue/settings/${encodeURIComponent(job.id)}`);
+      const answer = await fetch(address(`/queue/settings/${encodeURIComponent(job.id)}`));
       const told = await answer.json();
       if (!answer.ok) throw new Error([told.sentence, told.remedy].filter(Boolean).join(" "));
       window.fooocusPictures.order({ values: told.values, seed: "same", whole: true });

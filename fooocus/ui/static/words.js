@@ -217,7 +217,7 @@
 
   const offer = () => {
     const choice = document.querySelector("#language select");
-    const kept = localStorage.getItem(KEPT) ?? "";
+    const kept = fooocusStore.local.get(KEPT) ?? "";
     if (choice && choice.value !== kept) choice.value = kept;
   };
 
@@ -236,7 +236,7 @@
   // ---- which language
 
   const wanted = () => {
-    const kept = localStorage.getItem(KEPT);
+    const kept = fooocusStore.local.get(KEPT);
     if (LANGUAGES.includes(kept)) return kept;
     const asked = navigator.languages.map((tag) => tag.toLowerCase().split("-")[0]);
     return asked.find((tag) => LANGUAGES.includes(tag)) ?? "en";
@@ -261,8 +261,8 @@
   };
 
   const choose = (tag) => {
-    if (LANGUAGES.includes(tag)) localStorage.setItem(KEPT, tag);
-    else localStorage.removeItem(KEPT);
+    if (LANGUAGES.includes(tag)) fooocusStore.local.set(KEPT, tag);
+    else fooocusStore.local.remove(KEPT);
     return use();
   };
   addEventListener("change", (event) => {
