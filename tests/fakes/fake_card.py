@@ -90,10 +90,11 @@ class LateLane:
 
 @dataclasses.dataclass(frozen=True)
 class FakeCard(Device):
-    """A card of ``account``'s size. ``blind`` cards cannot tell what is free."""
+    """A card of ``account``'s size. A ``blind`` one cannot tell what is free, a ``bare`` one's driver takes nothing."""
 
     account: Account = dataclasses.field(default_factory=lambda: Account(10**12))
     blind: bool = False
+    bare: bool = False
     lanes: list[LateLane] = dataclasses.field(default_factory=list)
     taken: list[int] = dataclasses.field(default_factory=list)
 
@@ -105,7 +106,7 @@ class FakeCard(Device):
         return None if self.blind else self.account.budget_bytes - self.account.used_bytes
 
     def total_bytes(self) -> int:
-        return 0 if self.blind else self.account.budget_bytes
+        return 0 if self.blind or self.bare else self.account.budget_bytes
 
     def place(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         copy = tensor.to(dtype=dtype or tensor.dtype, copy=True)
@@ -130,5 +131,5 @@ class FakeCard(Device):
         return self.lanes[-1]
 
 
-def fake_card(budget_bytes: int = 10**12, *, blind: bool = False) -> FakeCard:
-    return FakeCard(torch.device("cpu"), torch.float32, "a test's card", Account(budget_bytes), blind)
+def fake_card(budget_bytes: int = 10**12, *, blind: bool = False, bare: bool = False) -> FakeCard:
+    return FakeCard(torch.device("cpu"), torch.float32, "a test's card", Account(budget_bytes), blind, bare)

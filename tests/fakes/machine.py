@@ -26,7 +26,7 @@ class Machine:
 
     def __init__(self, folder: Path, card_bytes: int, fast: str = "auto") -> None:
         self.folder = folder
-        self.card = fake_card(card_bytes)
+        self.card = fake_card(card_bytes, bare=True)
         self.memory = Working(self.card)
         self.latents_file = folder / "latents.safetensors"
         config = Config(outputs=folder / "out", data=folder, fast=fast)

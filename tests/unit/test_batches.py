@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,20 +31,12 @@ from fooocus.render import engine as engine_module
 from fooocus.render import fast as fast_module
 from fooocus.request import Recipe, Request
 from fooocus.ui.stream import View, fold
-from tests.fakes.fake_card import FakeCard
 from tests.fakes.machine import Machine, at, made, resumed, small_request, steps
 
 PICTURES, STEPS, SWITCH = 3, 4, 2
 ENOUGH = 2**36  # bytes of a card: everything stays
 IN_TURNS = 225_000_000  # one of the miniature's UNets and its work
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_card() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeCard, "total_bytes", lambda self: 0)  # the driver takes nothing here
-        yield
 
 
 @pytest.fixture(scope="module")

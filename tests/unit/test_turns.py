@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,12 @@ from fooocus.render import engine as engine_module
 from fooocus.render import job as job_module
 from fooocus.render.paused import read_paused
 from fooocus.request import Recipe, Request
-from tests.fakes.fake_card import FakeCard
 from tests.fakes.machine import Machine, at, made, resumed, small_request, steps
 
 PICTURES, STEPS, SWITCH = 3, 4, 2
 # The miniature's UNets take 35 MB each, its VAE 21, and their work 162.
 FOR_ONE = 225_000_000  # one UNet and its work, or a UNet and the VAE's work
 FOR_ONE_ALONE = 212_000_000  # a UNet and its work, but not the VAE's beside it
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_card() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeCard, "total_bytes", lambda self: 0)  # the driver takes nothing here
-        yield
 
 
 @pytest.fixture(scope="module")
