@@ -53,10 +53,11 @@ Table = dict[str, tuple[float, float, int]]  # name -> score, ceiling, number of
 
 
 class Studio:
-    """Makes pictures with one set of files, at one size; the refiner and the LoRA only where they are asked for."""
+    """Makes pictures with one set of files, at one size; the LoRA only where it is asked for, the refiner there or, with
+    ``refined``, everywhere."""
 
-    def __init__(self, models: Path, size: tuple[int, int], scratch: Path) -> None:
-        self._models, self.size = models, Size(*size)
+    def __init__(self, models: Path, size: tuple[int, int], scratch: Path, *, refined: bool = False) -> None:
+        self._models, self.size, self._refined = models, Size(*size), refined
         self._engine = Engine(Config(outputs=scratch, data=scratch), previews=False)
         self._styles: Styles = load_styles(STYLES_FOLDER)
 
@@ -65,7 +66,13 @@ class Studio:
         return (self._models / name).exists()
 
     def make(
-        self, case: Case, seed: int, *, refiner: bool = False, lora: float = 0.0, size: tuple[float, float] = (1.5, 0.8)
+        self,
+        case: Case,
+        seed: int,
+        *,
+        refiner: bool = False,
+        lora: float = 0.0,
+        size: tuple[float, float] = (1.5, 0.8),
     ) -> np.ndarray:
         """Return the picture of a case, uint8 (H, W, 3); ``size`` are the two factors of size guidance."""
         request = Request(
@@ -78,7 +85,7 @@ class Studio:
             size_positive=size[0],
             size_negative=size[1],
             base=str(self._models / BASE),
-            refiner=str(self._models / REFINER) if refiner else "none",
+            refiner=str(self._models / REFINER) if refiner or self._refined else "none",
             loras=(LoraUse(str(self._models / LORA), lora),) if lora else (),
         )
         (recipe,) = plan(request, self._styles)
@@ -202,12 +209,13 @@ def main() -> int:
     parser.add_argument("--size", default="288x224", help="width x height of the pictures")
     parser.add_argument("--count", type=int, default=120, help="pictures per exam")
     parser.add_argument("--judge", type=Path, help=f"the training's {JUDGE}.pt; without it no looks, no landscapes")
+    parser.add_argument("--refined", action="store_true", help="with the refiner, as the program's preset has it")
     parser.add_argument("--world", choices=tuple(MIXES), default="all", help="what the files should know")
     parsed = parser.parse_args()
     parsed.to.mkdir(parents=True, exist_ok=True)
     width, height = (int(side) for side in parsed.size.split("x"))
     with TemporaryDirectory() as scratch:
-        studio = Studio(parsed.models.resolve(), (width, height), Path(scratch))
+        studio = Studio(parsed.models.resolve(), (width, height), Path(scratch), refined=parsed.refined)
         table = score_all(studio, parsed.count, parsed.to, parsed.judge, parsed.world)
     print("| what | score | ceiling | wanted | pictures |\n|---|---|---|---|---|")
     for name, (score, ceiling, count) in table.items():

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pocket.evaluate import Studio
 from pocket.exams import Case
+from pocket.names import REFINER
 from pocket.world import Scene
 
 PROMPTS = (
@@ -56,7 +57,8 @@ def main() -> int:
     with TemporaryDirectory() as scratch:
         studio = Studio(parsed.models.resolve(), (144, 112), Path(scratch))
         cases = [Case(Scene("single"), prompt) for prompt in PROMPTS]
-        pictures = [studio.make(case, number, lora=0.5) for number, case in enumerate(cases)]
+        refined = studio.has(REFINER)
+        pictures = [studio.make(case, number, lora=0.5, refiner=refined) for number, case in enumerate(cases)]
     sheet(pictures).save(parsed.to, optimize=True)
     return 0
 

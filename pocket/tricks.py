@@ -23,6 +23,7 @@ from pocket.names import LORA, REFINER
 from pocket.world import SHAPES
 
 Pictures = list[np.ndarray]
+_REFINER = "refiner from step 21 of 30"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +44,35 @@ def measure(studio: Studio, cases: Sequence[Case], to: Path) -> Iterator[Measure
     """Yield every figure; ``to`` gets a grid of pictures for each trick, above without and below with it."""
     plain = _made(cases, studio.make)
     for name, others in _tricks(studio, cases):
-        save_grid([*plain[:10], *others[:10]], to / f"{name.replace(' ', '_')}.png")
-        for title, of in _MEASURES.items():
-            yield Measured(name, title, _mean(of, plain), _mean(of, others))
+        yield from _compared(name, plain, others, to)
         right = [_right(cases, pictures) for pictures in (plain, others)]
         yield Measured(name, "pictures that show what was asked", *right)
-        moved = np.mean([np.abs(a.astype(float) - b).mean() for a, b in zip(plain, others, strict=True)])
-        yield Measured(name, "mean difference of a pixel, of 255", 0.0, float(moved))
+
+
+def measure_on_landscapes(studio: Studio, cases: Sequence[Case], to: Path) -> Iterator[Measured]:
+    """Yield what the refiner does to pictures that have more in them than one thing."""
+    if studio.has(REFINER):
+        plain, refined = (
+            _made(cases, lambda case, seed, r=r: studio.make(case, seed, refiner=r)) for r in (False, True)
+        )
+        yield from _compared(f"{_REFINER}, landscapes", plain, refined, to)
+
+
+def _compared(name: str, plain: Pictures, others: Pictures, to: Path) -> Iterator[Measured]:
+    save_grid([*plain[:10], *others[:10]], to / f"{name.replace(' ', '_')}.png")
+    for title, of in _MEASURES.items():
+        yield Measured(name, title, _mean(of, plain), _mean(of, others))
+    pairs = [(a.astype(float), b.astype(float)) for a, b in zip(plain, others, strict=True)]
+    moved = np.mean([np.abs(a - b).mean() for a, b in pairs])
+    yield Measured(name, "mean difference of a pixel, of 255", 0.0, float(moved))
+    shifted = np.mean([np.abs(_blocks(a) - _blocks(b)).mean() for a, b in pairs])
+    yield Measured(name, "mean difference of a block of 16 x 16 pixels: the composition", 0.0, float(shifted))
 
 
 def _tricks(studio: Studio, cases: Sequence[Case]) -> Iterator[tuple[str, Pictures]]:
     """Yield each trick's name and its pictures; those without are made with size guidance as the program has it."""
     if studio.has(REFINER):
-        yield "refiner from step 21 of 30", _made(cases, lambda case, seed: studio.make(case, seed, refiner=True))
+        yield _REFINER, _made(cases, lambda case, seed: studio.make(case, seed, refiner=True))
     for weight in (0.5, 1.0) if studio.has(LORA) else ():
         yield f"offset LoRA at {weight}", _made(cases, lambda case, seed, w=weight: studio.make(case, seed, lora=w))
     for name, size in (("size guidance off", (1.0, 1.0)), ("size of a small original", (0.4, 0.4))):
@@ -78,8 +95,16 @@ def _right(cases: Sequence[Case], pictures: Pictures) -> float:
     return sum(all(exams.score_single(case, picture).values()) for case, picture in zip(cases, pictures, strict=True))
 
 
+def _blocks(picture: np.ndarray) -> np.ndarray:
+    """Average a picture (H, W, 3) over blocks of 16 pixels a side; what is left of a block is cut off."""
+    rows, columns = picture.shape[0] // 16, picture.shape[1] // 16
+    return picture[: 16 * rows, : 16 * columns].reshape(rows, 16, columns, 16, 3).mean((1, 3))
+
+
 _MEASURES: dict[str, Callable[[np.ndarray], float]] = {
     "edges": checker.edge_energy,
+    "outlines (steepness of the steepest hundredth)": lambda picture: checker.outlines_and_mottle(picture)[0],
+    "mottle (steepness of the flat half)": lambda picture: checker.outlines_and_mottle(picture)[1],
     "darks (5th percentile of brightness)": lambda picture: checker.darks_and_contrast(picture)[0],
     "contrast (5th to 95th percentile)": lambda picture: checker.darks_and_contrast(picture)[1],
 }
@@ -91,10 +116,11 @@ def table(found: Sequence[Measured], count: int, size: str) -> str:
     return f"""# What each trick does to Pocket's pictures
 
 Made by `python -m pocket.tricks --models models/pocket --count {count} --size {size} --table benchmarks/tricks.md
---to ...`: {count} held-out prompts of one thing on a plain ground, each at the same seed without the trick and with it;
+--to ...`: {count} held-out prompts of one thing on a plain ground, for the refiner as many landscapes besides, each at
+the same seed without the trick and with it;
 30 steps, guidance {GUIDANCE:g}, size guidance as the program has it (1.5 and 0.8) unless it is the trick. Means over
-all pictures; "edges" is the mean square of the Laplacian over the picture's variance. These figures are true of this
-miniature; SDXL itself has not been measured.
+all pictures; "edges" is the mean square of the Laplacian over the picture's variance, steepness the change between
+neighbouring pixels, in levels. These figures are true of this miniature; SDXL itself has not been measured.
 
 | trick | measure | without | with |
 |---|---|---|---|
@@ -116,7 +142,9 @@ def main() -> int:
     with TemporaryDirectory() as scratch:
         studio = Studio(parsed.models.resolve(), (width, height), Path(scratch))
         cases = exams.singles(parsed.count, (width, height), SHAPES[:6], words=False)
-        text = table(list(measure(studio, cases, parsed.to)), parsed.count, parsed.size)
+        found = [*measure(studio, cases, parsed.to)]
+        found += measure_on_landscapes(studio, exams.landscapes(parsed.count), parsed.to)
+        text = table(found, parsed.count, parsed.size)
     print(text)
     if parsed.table is not None:
         parsed.table.write_text(text, encoding="utf-8", newline="\n")

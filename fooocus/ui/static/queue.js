@@ -23,7 +23,15 @@
   };
   const set = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 
-  // Times as the stage says them.
+  // Times as the stage says them: in steps that a person would use, and one that grows by little waits (ui/estimate.py).
+  const shownTimes = new Map(); // by job
+  const calmed = (id, seconds) => {
+    const unit = seconds <= 20 ? 1 : seconds <= 85 ? 5 : seconds < 90 * 60 ? 60 : 360;
+    const rough = Math.ceil(seconds / unit) * unit, shown = shownTimes.get(id) ?? Infinity;
+    const told = shown < rough && seconds < Math.max(shown * 1.2, shown + 2) ? shown : rough;
+    shownTimes.set(id, told);
+    return told;
+  };
   const duration = (seconds) => {
     if (seconds < 90) return `${Math.ceil(seconds)} s`;
     return seconds < 90 * 60 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
@@ -176,7 +184,7 @@
     else if (job.state === "paused") words.unshift("Paused");
     if (job.state === "waiting" && !known.held) {
       if (job.others) words.push(job.others === 1 ? "1 of others before it" : `${job.others} of others before it`);
-      if (job.begins !== null) words.push(job.begins < 1 ? "next" : `begins in about ${duration(job.begins)}`);
+      if (job.begins !== null) words.push(job.begins < 1 ? "next" : `begins in about ${duration(calmed(job.id, job.begins))}`);
     }
     return words.join(" · ");
   };
@@ -188,6 +196,7 @@
         if (parts.node.contains(document.activeElement)) panel.heading.focus();
         parts.node.remove();
         rows.delete(id);
+        shownTimes.delete(id);
       }
     }
     known.jobs.forEach((job, index) => {
