@@ -56,6 +56,11 @@ def take_up(bench: Bench, modules: Mapping[str, nn.Module]) -> bool:
     return all(averaged(BEGUN, module, bench, key) for key, module in modules.items())
 
 
+def newest(bench: Bench, stage: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Load what a stage has reached into the modules, or else what the training began with; say if there was either."""
+    return all(averaged(stage, module, bench, key) for key, module in modules.items()) or take_up(bench, modules)
+
+
 def short_table(tensors: Mapping[str, Tensor], words: Words) -> dict[str, Tensor]:
     """Cut a token table of CLIP's length down to the words that are known, with one row for all others in front.
 

@@ -53,8 +53,8 @@ Table = dict[str, tuple[float, float, int]]  # name -> score, ceiling, number of
 
 
 class Studio:
-    """Makes pictures with one set of files, at one size; the LoRA only where it is asked for, the refiner there or, with
-    ``refined``, everywhere."""
+    """Makes pictures with one set of files, at one size; the LoRA only where it is asked for, the refiner there or
+    (``refined``) everywhere."""
 
     def __init__(self, models: Path, size: tuple[int, int], scratch: Path, *, refined: bool = False) -> None:
         self._models, self.size, self._refined = models, Size(*size), refined

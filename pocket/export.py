@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from fooocus.families.tokenizer import VOCABULARY
 from pocket import names
-from pocket.begin import BEGUN, take_up
+from pocket.begin import newest
 from pocket.latents import load_vae
 from pocket.lora import RANK, OffsetLora
 from pocket.names import BASE, LORA, REFINER
 from pocket.networks import HEAD_WIDTH, PLANS, POOLED_WIDTH, TEXT_HEADS, Plan, make_base, make_refiner
-from pocket.stages import text_encoders
+from pocket.stages import text_encoders, text_stage
 from pocket.training import Bench, averaged
 from pocket.words import STRANGER, Words
 
@@ -48,7 +48,6 @@ def export(plan: Plan, bench: Bench, to: Path) -> list[Path]:
     unheard = [] if plan.heard else words.of_looks()
     base, refiner = make_base(plan), make_refiner(plan)
     parts = {"text_l": text_l, "text_g": text_g, "unet": base}
-    begun = bench.path(BEGUN).exists() and take_up(bench, parts)
     written = []
     if all(averaged("base", module, bench, key) for key, module in parts.items()):
         tensors = names.unet_tensors(base.state_dict(), plan.base.layers)
@@ -56,7 +55,7 @@ def export(plan: Plan, bench: Bench, to: Path) -> list[Path]:
         tensors |= names.text_l_tensors(full_table(text_l.state_dict(), words, unheard))
         tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words, unheard), 1)
         written.append(_write(to / BASE, tensors, metadata(plan, "Pocket base")))
-    elif not begun:
+    elif not newest(bench, text_stage(plan), {"text_g": text_g}):
         raise SystemExit("there is no base yet: run the stage base first")
     if averaged("refiner", refiner, bench, "unet"):
         tensors = names.unet_tensors(refiner.state_dict(), plan.refiner.layers)
@@ -106,19 +105,25 @@ def lora_tensors(additions: OffsetLora, plan: Plan) -> dict[str, Tensor]:
     return tensors
 
 
-def check(plan: Plan, bench: Bench, to: Path) -> None:
-    """Load the base with the program's loader and compare what its UNet answers. Leaves the program if it differs."""
+def check(plan: Plan, bench: Bench, file: Path) -> None:
+    """Load a written base or refiner with the program's loader and compare what its UNet answers with the trained one.
+
+    Leaves the program if it differs.
+    """
     from fooocus.loading.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(to / BASE, role="base")
+    is_base = file.name == BASE
+    trained = make_base(plan) if is_base else make_refiner(plan)
+    averaged("base" if is_base else "refiner", trained, bench, "unet")
+    checkpoint = open_checkpoint(file, role="base" if is_base else "refiner")
     loaded: nn.Module = checkpoint.load("unet", dtype=torch.float32).module
-    trained = make_base(plan)
-    averaged("base", trained, bench, "unet")
     trained.eval()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, 28, 36, generator=generator)
-    context = torch.randn(2, 77, plan.text_l_width + plan.text_g_width, generator=generator)
-    told = {"text_embeds": torch.randn(2, POOLED_WIDTH, generator=generator), "time_ids": torch.ones(2, 6)}
+    width = plan.text_g_width + (plan.text_l_width if is_base else 0)
+    context = torch.randn(2, 77, width, generator=generator)
+    sizes = torch.ones(2, 6 if is_base else 5)
+    told = {"text_embeds": torch.randn(2, POOLED_WIDTH, generator=generator), "time_ids": sizes}
     with torch.no_grad():
         ours, theirs = (
             unet(x, torch.tensor(500), encoder_hidden_states=context, added_cond_kwargs=told).sample
@@ -126,7 +131,7 @@ def check(plan: Plan, bench: Bench, to: Path) -> None:
         )
     error = float((ours - theirs).norm() / ours.norm())
     if error > LARGEST_ERROR:
-        raise SystemExit(f"the file's UNet answers otherwise than the trained one, by {error:.4f}")
+        raise SystemExit(f"the UNet in {file} answers otherwise than the trained one, by {error:.4f}")
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], declared: Mapping[str, str]) -> Path:
@@ -144,7 +149,11 @@ def main() -> int:
     parsed = parser.parse_args()
     plan, bench = PLANS[parsed.plan], Bench(parsed.folder, torch.device("cpu"), 0, math.inf, print)
     written = export(plan, bench, parsed.to)
-    check(plan, bench, parsed.to)
+    if not written:
+        raise SystemExit("there is nothing to write yet: neither base nor refiner nor LoRA has begun")
+    for file in written:
+        if file.name != LORA:
+            check(plan, bench, file)
     total = 0
     for path in written:
         total += path.stat().st_size

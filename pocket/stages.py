@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pocket import vae as vae_start
-from pocket.begin import take_up
+from pocket.begin import newest, take_up
 from pocket.judge import JUDGE, Judge, answers, judge_sample, squeeze
 from pocket.judge import loss as judge_loss
 from pocket.latents import Library, load_vae
@@ -163,16 +163,20 @@ def train_base(plan: Plan, bench: Bench) -> None:
     train("base", modules, stage, bench, draw, loss_of, slower={"text_l": plan.text_rate, "text_g": plan.text_rate})
 
 
+def text_stage(plan: Plan) -> str:
+    """Return the stage in which the text encoders become what they will be."""
+    return "base" if plan.text_rate > 0 else "text"
+
+
 def train_refiner(plan: Plan, bench: Bench) -> None:
     """Train the refiner on low noise only, with the base's G as it is and the aesthetic score in place of a target."""
     torch.manual_seed(3)
     words, stage, signal = Words(plan.looks), plan.stages["refiner"], alphas_cumprod().to(bench.device)
     library = Library(plan, bench, words)
     text_l, text_g = (module.to(bench.device).requires_grad_(False) for module in text_encoders(plan, words))
-    take_up(bench, {"text_l": text_l, "text_g": text_g})  # of the files that the training began with, if it did
-    for key, module in (("text_l", text_l), ("text_g", text_g)):
-        # Where the base does not teach them, there is no need to wait for it.
-        averaged("base" if plan.text_rate > 0 else "text", module, bench, key)
+    # Where the base does not teach them, there is no need to wait for it.
+    if not newest(bench, text_stage(plan), {"text_l": text_l, "text_g": text_g}):
+        raise SystemExit("there are no text encoders yet: run the stages text and base first")
     unet = make_refiner(plan).to(bench.device, memory_format=bench.layout)
     see = bench.eye(unet)
 
@@ -200,8 +204,8 @@ def train_lora(plan: Plan, bench: Bench) -> None:
     library = Library(plan, bench, words)
     text_l, text_g = (module.to(bench.device).requires_grad_(False) for module in text_encoders(plan, words))
     unet = make_base(plan).to(bench.device).requires_grad_(False)
-    for key, module in (("text_l", text_l), ("text_g", text_g), ("unet", unet)):
-        averaged("base", module, bench, key)
+    if not newest(bench, "base", {"text_l": text_l, "text_g": text_g, "unet": unet}):
+        raise SystemExit("there is no base yet: run the stage base first")
     vae = load_vae(plan, bench)
     additions = OffsetLora(unet).to(bench.device)
     take_up(bench, {"lora": additions})

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from pocket.begin import begin, take_up
-from pocket.export import export
+from pocket.export import check, export
 from pocket.lora import OffsetLora
 from pocket.networks import QUARTER, Stage, Unet, make_base, make_refiner, make_text, make_vae
 from pocket.samples import level_at
@@ -92,6 +92,11 @@ def test_a_training_begins_with_what_another_has_written(tmp_path: Path) -> None
     keep({"average": _named({"unet": refiner})}, began.path("refiner"))
     (written,) = export(plan, began, tmp_path / "files")
     assert written.name == "pocket_refiner.safetensors"
+    check(plan, began, written)
+    check(plan, wrote, tmp_path / "files" / "pocket_base.safetensors")
+    keep({"average": _named({"unet": make_refiner(plan)})}, began.path("refiner"))
+    with pytest.raises(SystemExit, match="answers otherwise"):
+        check(plan, began, written)
 
     fresh = make_base(plan)
     assert take_up(began, {"unet": fresh}) and not take_up(wrote, {"unet": make_base(plan)})
@@ -178,9 +183,16 @@ if __name__ == "__main__":
         process.wait()
     numbers = [int(file.stem) for file in told]
     deadline = time.monotonic() + 30
-    while any(psutil.pid_exists(number) for number in numbers):
+    while any(map(_lives, numbers)):
         assert time.monotonic() < deadline, numbers
         time.sleep(0.1)
+
+
+def _lives(number: int) -> bool:
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _linger(folder: Path, team: Team) -> int:
