@@ -47,6 +47,8 @@ def any_request(dice: random.Random) -> Request:
 def main() -> int:
     """Order the pictures, print the table and write it where asked."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    if count < 4:
+        raise SystemExit("At least four pictures, please: the first three are learnt from.")
     dice = random.Random(SEED)
     rows, off = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +70,8 @@ def main() -> int:
                     time.sleep(0.01)
                 taken = time.monotonic() - began
                 if jobs.job(id).state != "finished":
-                    raise SystemExit(f"picture {number} was not made: see {data / 'worker.log'}")
+                    log = (data / "worker.log").read_text(encoding="utf-8", errors="replace")
+                    raise SystemExit(f"Picture {number} was not made.\n{log[-4000:]}")
                 told = None if course is None else course.seconds
                 if told is not None and number > 3:
                     off.append(told / taken - 1)
@@ -77,8 +80,6 @@ def main() -> int:
                 said = ("–", "") if told is None else (f"{told:.2f}", f"{100 * (told / taken - 1):+.0f} %")
                 rows.append(f"| {number} | {asked} | {said[0]} | {taken:.2f} | {said[1]} |")
                 print(rows[-1], flush=True)
-    if not off:
-        raise SystemExit("At least four pictures, please: the first three are learnt from.")
     within, sizes = sum(abs(one) <= 0.2 for one in off), sorted(100 * abs(one) for one in off)
     line = f"From the fourth picture on {within} of {len(off)} are within 20 %, "
     line += f"off by {statistics.median(sizes):.0f} % in the median and {sizes[-1]:.0f} % at most."

@@ -67,6 +67,7 @@ class _Asked:
     steps: int
     switch: int
     models: str
+    alike: bool  # its pictures differ in their seed only, so that several may be made at once
 
 
 class Estimator:
@@ -129,7 +130,7 @@ class Estimator:
             told = {}
             self._told = (learnt, session), told
         if asked not in told:  # a queue asks for the same again and again
-            together = self._together and asked.pictures > 1
+            together = self._together and asked.alike
             time = estimate(asked.work, asked.models, session, learnt, together=together)
             told[asked] = (
                 None if time is None else Course(time, asked.pictures, asked.steps, asked.switch, asked.models)
@@ -148,11 +149,12 @@ class Estimator:
         count = number_of_pictures(request)
         stock = load_stock(self._config.styles_folder)
         # One picture stands for all: what differs between them, such as words, takes no time.
-        first = dataclasses.replace(request, count=1, seed=request.seed or 0)
-        recipe = plan(first, stock.styles, stock.lists)[0]
+        first = dataclasses.replace(request, count=min(request.count, 2), seed=request.seed or 0)
+        recipe, *others = plan(first, stock.styles, stock.lists)
+        alike = bool(others) and all(dataclasses.replace(other, seed=recipe.seed) == recipe for other in others)
         work = self._counter.count(recipe)
         switch = recipe.steps if recipe.switch is None else recipe.switch
-        return None if work is None else _Asked(work, count, recipe.steps, switch, models_of(recipe))
+        return None if work is None else _Asked(work, count, recipe.steps, switch, models_of(recipe), alike)
 
 
 def calmed(shown: float | None, seconds: float | None) -> float | None:

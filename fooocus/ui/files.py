@@ -95,13 +95,16 @@ def mark(page: Compiled) -> str:
 
 
 class Files:
-    """Answer what is a file or always the same; pass the rest to ``app``. ``app_id`` is this life of the program."""
+    """Answer what is a file or always the same; pass the rest to ``app``.
 
-    def __init__(self, app: App, page: Compiled, app_id: int) -> None:
+    ``app_id`` is this life of the program, ``served`` the page's :func:`mark`, which it bears.
+    """
+
+    def __init__(self, app: App, page: Compiled, app_id: int, served: str) -> None:
         self._app = app
         self._frontend = frontend()
         own = f'"app_id":{page.app_id}', f'"app_id":{app_id}'
-        document = dress(page.document).replace(*own).replace(json.dumps(ORIGIN), "location.origin")
+        document = dress(page.document, served).replace(*own).replace(json.dumps(ORIGIN), "location.origin")
         self._config = page.config.replace(*own)
         self._fixed = {
             "/": ready(document.encode("utf-8"), "", media="text/html; charset=utf-8", cache=f"private, {_ASK}"),

@@ -4,8 +4,9 @@ One stream of server-sent events a tab (``live.js`` reads it): ``stage`` and ``n
 ``page`` says which page the program serves now, because an open one may be of an older program. Each event is whole, so
 of several that a page has not read yet only the newest is kept. A tab whose jobs change asks anew.
 
-A browser has six connections to one address, and its tabs may hold four of them. One more only glances: it is told what
-there is now, ``pause`` says after how many seconds it may look again, and the stream ends.
+A browser has six connections to one address, and its tabs may hold four of them: the newest, and those in which
+something is done. For each that comes the oldest is sent away. ``pause`` says after how many seconds it may look again;
+it then says that it ``waits``, is told what there is, and goes once more unless there is a place.
 
 These do not go through Gradio's own queue, where each answer costs the browser twice the work
 (`benchmarks/open_page.py`) and every tab holds a connection, whatever happens.
@@ -44,7 +45,7 @@ class Live:
 
     def __init__(self, watch: Watch, follow: Follow, mark: str) -> None:
         self._watch, self._follow, self._mark = watch, follow, mark
-        self._held: dict[str, list[str]] = {}  # the tabs that hold connections, by browser
+        self._held: dict[str, list[_Desk]] = {}  # by browser, the oldest first
 
     def route(self) -> Route:
         """Return the route under which pages listen."""
@@ -52,25 +53,24 @@ class Live:
 
     async def _listen(self, request: WebRequest) -> StreamingResponse:
         ids = request.query_params.get("tab", "").split()[-KEPT_IDS:]
-        browser = cookie_owner(request) or (request.client.host if request.client else "")
-        tab = request.query_params.get("page", "")[:_LONGEST_NAME]
-        told = self._tell(ids, asker(request), browser, tab)
+        # A person's devices share the cookie, but each has connections of its own.
+        browser = f"{cookie_owner(request)} {request.client.host if request.client else ''}"
+        desk = _Desk(request.query_params.get("page", "")[:_LONGEST_NAME])
+        told = self._tell(ids, asker(request), browser, desk, waits="waits" in request.query_params)
         return StreamingResponse(told, media_type="text/event-stream", headers=_HEADERS)
 
-    async def _tell(self, ids: list[str], owner: str, browser: str, tab: str) -> AsyncIterator[bytes]:
-        """Yield events until the page has gone; a glance ends when everybody has said something."""
-        held = self._held.setdefault(browser, [])
-        stays = len({*held, tab}) <= CONNECTIONS  # a tab that asks anew keeps its own: the old stream is about to end
-        if stays:
-            held.append(tab)
-        desk = _Desk()
+    async def _tell(
+        self, ids: list[str], owner: str, browser: str, desk: _Desk, *, waits: bool
+    ) -> AsyncIterator[bytes]:
+        """Yield events until the page has gone; who is sent away hears from everybody before."""
+        self._take_place(browser, desk, waits=waits)
         speakers = {"news": asyncio.create_task(desk.hear("news", self._follow()))}
         if ids:
             speakers["stage"] = asyncio.create_task(desk.hear("stage", self._watch(ids, owner)))
         silent = {*speakers}
         try:
             yield _event("page", self._mark)
-            while stays or silent:
+            while silent or not desk.sent_away:
                 words = await desk.read()
                 ended = {kind for kind, speaker in speakers.items() if speaker.done()}
                 silent -= words.keys() | ended  # perhaps nothing was there to be watched
@@ -83,16 +83,32 @@ class Live:
         finally:
             for speaker in speakers.values():
                 speaker.cancel()
-            if stays:
-                held.remove(tab)
-                if not held:
-                    self._held.pop(browser, None)
+            held = self._held[browser]
+            held.remove(desk)
+            if not held:
+                del self._held[browser]
+
+    def _take_place(self, browser: str, desk: _Desk, *, waits: bool) -> None:
+        """Give a tab its place: that of its last stream, a free one, or the oldest tab's unless it waits."""
+        held = self._held.setdefault(browser, [])
+        others = list(dict.fromkeys(one.tab for one in held if one.tab != desk.tab and not one.sent_away))
+        too_many = others[: max(0, len(others) - CONNECTIONS + 1)]
+        held.append(desk)
+        if too_many and waits:
+            desk.send_away()
+            return
+        for one in held:
+            if one.tab in too_many:
+                one.send_away()
 
 
 class _Desk:
-    """Where those who have something to say lay it down: the newest of each kind, in the order of their first word."""
+    """Where those who have something to say to a tab lay it down: the newest of each kind, in the order of their first
+    word."""
 
-    def __init__(self) -> None:
+    def __init__(self, tab: str) -> None:
+        self.tab = tab
+        self.sent_away = False
         self._words: dict[str, Any] = {}
         self._rings = asyncio.Event()
 
@@ -104,6 +120,11 @@ class _Desk:
                 self._rings.set()
         finally:
             self._rings.set()
+
+    def send_away(self) -> None:
+        """Let the stream end as soon as all is said."""
+        self.sent_away = True
+        self._rings.set()
 
     async def read(self) -> dict[str, Any]:
         """Return what has been laid down; nothing after a while without any."""

@@ -143,9 +143,9 @@ def build_app(
     watcher = Watcher(jobs, previews, config.outputs, course=estimator.course)
     page = Page(config, jobs, defaults, watcher, welcome, Remedies(jobs, first_run), estimator)
     made = compiled(defaults, models=welcome.knows_models, folder=config.data / COMPILED)
-    protocol = Protocol(made.functions, page.once())
-    app.router.routes.extend([*protocol.routes(), Live(page.watch, page.follow, mark(made)).route()])
-    return Guard(Files(app, made, protocol.app_id), config, port, seconds=wrong_try_seconds)
+    protocol, served = Protocol(made.functions, page.once()), mark(made)
+    app.router.routes.extend([*protocol.routes(), Live(page.watch, page.follow, served).route()])
+    return Guard(Files(app, made, protocol.app_id, served), config, port, seconds=wrong_try_seconds)
 
 
 def allow_many_connections() -> None:

@@ -37,8 +37,8 @@ HEAD = """
 _FOREIGN = re.compile(r'<meta\s+(?:property|name)="(?:og|twitter):[^>]*?/?>\s*')
 
 
-def dress(html: str) -> str:
-    """Return Gradio's document with our head first and without its description of itself."""
-    html = html.replace("<head>", "<head>" + HEAD, 1)
+def dress(html: str, mark: str) -> str:
+    """Return Gradio's document with our head first, the page's mark in it, and without its description of itself."""
+    html = html.replace("<head>", f'<head><meta name="fooocus-page" content="{mark}">{HEAD}', 1)
     head, found, rest = html.partition("</head>")
     return _FOREIGN.sub("", head) + found + rest

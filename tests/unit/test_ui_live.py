@@ -182,38 +182,52 @@ COOKIE = "fooocus_owner=QUJDREVGR0hJSktMTU5PUA"
 
 @pytest.mark.parametrize("cookie", [COOKIE, ""], ids=["by cookie", "by address"])
 @pytest.mark.parametrize(("watch", "seen"), [(a_picture, [("stage", "a picture")]), (nothing, [])])
-def test_one_tab_more_than_a_browser_may_hold_glances_until_another_has_gone(
+def test_a_browser_holds_four_and_the_oldest_makes_room_for_the_newest(
     watch: Any, seen: list[Any], cookie: str
 ) -> None:
+    everything = [("page", MARK), ("news", NEWS), *seen]
+
     async def listen() -> None:
         live = Live(watch, endless, MARK)
-        tabs = [Tab(live, f"tab=a&page={number}", cookie) for number in range(live_module.CONNECTIONS)]
-        async with anyio.create_task_group() as group:
-            for tab in tabs:
-                group.start_soon(tab.listen)
-            for tab in tabs:
-                await tab.until(("news", NEWS))
-            with anyio.fail_after(20):
-                fifth = Tab(live, "tab=a&page=5", cookie)
-                await fifth.listen()  # which is the server's end of it: the page has not closed
-            assert fifth.heard == [("page", MARK), ("news", NEWS), *seen, PAUSE]
 
-            again = Tab(live, "tab=b&page=0", cookie)  # other jobs, the same tab: it is told before its old stream ends
+        def tab(page: object, more: str = "") -> Tab:
+            return Tab(live, f"tab=a&page={page}{more}", cookie)
+
+        async with anyio.create_task_group() as group:
+            tabs = [tab(number) for number in range(live_module.CONNECTIONS)]
+            for one in tabs:
+                group.start_soon(one.listen)
+                await one.until(*everything)
+
+            again = tab(1)  # other jobs, the same tab: it is told before its old stream ends, and nobody has to go
             group.start_soon(again.listen)
+            await again.until(*everything)
+            tabs[1].closed.set()
             other = Tab(live, "tab=a&page=x", "fooocus_owner=" + "A" * 24)  # another person's
             group.start_soon(other.listen)
-            await again.until(("news", NEWS))
-            await other.until(("news", NEWS))
-            tabs[0].closed.set()
-            tabs[1].closed.set()
+            await other.until(*everything)
+            assert all(PAUSE not in one.heard for one in (*tabs, again, other)), "nobody was sent away"
+
+            newest = tab("new")
+            group.start_soon(newest.listen)
+            await newest.until(*everything)
+            await tabs[0].until(PAUSE)
+            assert [PAUSE in one.heard for one in (*tabs[1:], again, newest, other)] == [False] * 6
+
+            with anyio.fail_after(20):
+                waiting = tab(0, "&waits=1")
+                await waiting.listen()  # which is the server's end of it: the page has not closed
+            assert waiting.heard == [*everything, PAUSE]
+
+            tabs[2].closed.set()
             await anyio.wait_all_tasks_blocked()
-            fifth = Tab(live, "tab=a&page=5", cookie)
-            group.start_soon(fifth.listen)
-            await fifth.until(("news", NEWS), *seen)
+            waiting = tab(0, "&waits=1")
+            group.start_soon(waiting.listen)
+            await waiting.until(*everything)
             await anyio.sleep(0.1)
-            assert all(PAUSE not in tab.heard for tab in (*tabs, again, other, fifth)), "nobody was sent away"
-            for tab in (*tabs, again, other, fifth):
-                tab.closed.set()
+            assert PAUSE not in waiting.heard, "there is a place now"
+            for one in (*tabs, again, other, newest, waiting):
+                one.closed.set()
         assert live._held == {}
 
     anyio.run(listen)

@@ -137,7 +137,7 @@ def test_a_device_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         await send({"type": "http.response.start", "status": 404, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    client = TestClient(Files(elsewhere, Compiled("", "", "", {}, 0), 1))
+    client = TestClient(Files(elsewhere, Compiled("", "", "", {}, 0), 1, ""))
     found = [client.get(f"/static/{name}").status_code for name in ("CON", "file")]
     assert found == [404, 200]
 

@@ -88,7 +88,7 @@ def test_our_head_comes_first_and_foreign_descriptions_go() -> None:
     html = (
         '<html><head><meta property="og:image" content="https://x/y.png" /><title>t</title></head><body>b</body></html>'
     )
-    dressed = dress(html)
-    assert "https://x" not in dressed
+    dressed = dress(html, "the mark")
+    assert "https://x" not in dressed and '<meta name="fooocus-page" content="the mark">' in dressed
     assert dressed.index("/ui/page.css") < dressed.index("<title>")
     assert dressed.endswith("<body>b</body></html>")

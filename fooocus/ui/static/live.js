@@ -36,7 +36,7 @@
 
   const about = (node) => {
     const stage = node.querySelector(".stage");
-    return stage && `${stage.dataset.job} ${stage.hasAttribute("data-active")}`;
+    return stage ? `${stage.dataset.job} ${stage.hasAttribute("data-active")}` : "";
   };
 
   // Returns whether the words have found their place, which Gradio draws a while after this script has begun.
@@ -71,29 +71,40 @@
   const tell = (id, value) => {
     if (!fooocusBoxes.write(id, value)) setTimeout(tell, 50, id, value);
   };
-  let was = "", ends = 0;
+  // A job's end, also of one that was not seen at work: what it took has been learnt by now.
+  let was = null, ends = 0;
   const ended = (now) => {
-    if (was !== now && was?.endsWith(" true")) tell("watched", String(++ends));
+    if (was !== null && was !== now && (was.endsWith(" true") || now.endsWith(" false"))) tell("watched", String(++ends));
     was = now;
   };
 
-  // The server lets the first tabs of a browser stay and sends others away after a glance.
+  // Another program answers, after an update perhaps: this page's scripts and names are not its own, so it is loaded
+  // again; once, and not while it holds what would be lost.
+  const mine = document.querySelector('meta[name="fooocus-page"]')?.content ?? "";
+  const renew = (served) => {
+    const { session } = window.fooocusStore;
+    if (served === mine || session.get("fooocus.renewed") === served) return;
+    const keeps = fooocusBoxes.read("replaces") || (fooocusBoxes.read("me") && fooocusBoxes.read("field-prompt"));
+    if (keeps) return;
+    session.set("fooocus.renewed", served);
+    location.reload();
+  };
+
+  // The server lets the newest tabs of a browser stay; the others look now and then, and wait for a place.
   const page = Math.random().toString(36).slice(2);
-  let ids = "", source = null, next = 0, served = "";
-  const listen = () => {
+  let ids = "", source = null, next = 0, waits = false;
+  const listen = (waiting = false) => {
     clearTimeout(next);
+    waits = waiting;
     source?.close();
     const asked = new URLSearchParams({ tab: ids, page });
     const me = fooocusBoxes.read("me");
     if (me) asked.set("me", me);
+    if (waits) asked.set("waits", "1");
     const own = source = new EventSource(`/live?${asked}`);
     const hear = (kind, then) => own.addEventListener(kind, ({ data }) => { if (own === source) then(JSON.parse(data)); });
     let pause = 0;
-    hear("page", (now) => {
-      served ||= now;
-      // Another program answers, after an update perhaps: this page's scripts and names are not its own.
-      if (now !== served) location.reload();
-    });
+    hear("page", renew);
     hear("stage", (html) => put("stage", html));
     hear("news", (news) => {
       put("status", news.status);
@@ -106,7 +117,8 @@
       if (own !== source) return;
       own.close();
       if (!pause) window.fooocusQueue?.look();
-      next = setTimeout(listen, (pause || AGAIN_SECONDS) * 1000);
+      waits = pause > 0;
+      next = setTimeout(listen, (pause || AGAIN_SECONDS) * 1000, waits);
     };
   };
   window.fooocusLive = {
@@ -117,6 +129,7 @@
       listen();
     },
   };
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && waits) listen(); });
   addEventListener("pageshow", ({ persisted }) => { if (persisted) listen(); }); // back from another page, as it was left
   listen();
 })();
