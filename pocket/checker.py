@@ -117,15 +117,27 @@ def edge_energy(picture: np.ndarray) -> float:
 
 
 def outlines_and_mottle(picture: np.ndarray) -> tuple[float, float]:
-    """Return how steep the steepest hundredth of a picture is and how steep its flat half is, in levels a pixel.
+    """Return how sharp the outlines are, and how uneven the plain areas.
 
-    The first grows where outlines are sharper, the second where plain areas are uneven; :func:`edge_energy` grows with
-    both. The steepest channel counts, because things may differ from their ground in colour alone.
+    The first is the steepness of the steepest hundredth of the pixels, as a part of the picture's contrast; the second
+    that of the flat half of all blocks of 4 x 4 pixels, in levels a block. :func:`edge_energy` grows with both. The
+    steepest channel counts, because things may differ from their ground in colour alone.
     """
-    channels = picture.astype(float)
-    across, down = np.diff(channels, axis=1)[:-1], np.diff(channels, axis=0)[:, :-1]
-    steep = np.hypot(across, down).max(-1)
-    return float(np.percentile(steep, 99)), float(np.median(steep))
+    low, high = np.percentile(picture.astype(float), (2, 98), axis=(0, 1))
+    outlines = np.percentile(_steepness(picture.astype(float)), 99) / max(float((high - low).max()), 1.0)
+    return float(outlines), float(np.median(_steepness(blocks(picture, 4))))
+
+
+def blocks(picture: np.ndarray, side: int) -> np.ndarray:
+    """Average a picture (H, W, 3) over square blocks; what is left of a block at the edges is cut off."""
+    rows, columns = picture.shape[0] // side, picture.shape[1] // side
+    cut = picture[: side * rows, : side * columns].astype(float)
+    return np.asarray(cut.reshape(rows, side, columns, side, 3).mean((1, 3)))
+
+
+def _steepness(values: np.ndarray) -> np.ndarray:
+    across, down = np.diff(values, axis=1)[:-1], np.diff(values, axis=0)[:, :-1]
+    return np.asarray(np.hypot(across, down).max(-1))
 
 
 def darks_and_contrast(picture: np.ndarray) -> tuple[float, float]:

@@ -30,7 +30,7 @@ _TAIL_BYTES = 64_000
 _TRACE_LINES = 80
 _SHOWN_SETTINGS = ("device", "dtype", "metadata", "listen", "port", "rate_limit")
 _TEXTS = ("prompt", "negative")
-_OURS = ("pocket_base.safetensors", "pocket_offset_lora.safetensors")
+_OURS = ("pocket_base.safetensors", "pocket_refiner.safetensors", "pocket_offset_lora.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from fooocus import cli
 from fooocus.config import ROOT
 from fooocus.request import DEFAULT_STYLE
-from pocket.checker import backdrop_colours, only_thing
+from pocket.checker import backdrop_colours, blocks, only_thing, outlines_and_mottle
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "models" / "pocket" / "pocket_base.safetensors").is_file(), reason="Pocket's files are not here"
@@ -62,3 +62,18 @@ def test_the_default_style_and_idle_words_change_nothing_of_what_is_asked(
     seen = only_thing(picture)
     assert seen is not None
     assert (seen.shape, seen.colour, backdrop_colours(picture)[0]) == ("square", "orange", "purple")
+
+
+def test_the_refiner_calms_plain_areas_and_leaves_outlines_and_composition(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pictures = []
+    for refiner in ("none", "pocket_refiner.safetensors"):
+        options = ["--preset", "pocket", "--refiner", refiner, "--seed", "9", "--out", str(tmp_path)]
+        assert cli.main(["generate", "a green square on an orange background", *options]) == 0
+        with Image.open(capsys.readouterr().out.strip()) as image:
+            pictures.append(np.asarray(image))
+    (outlines, mottle), (refined_outlines, refined_mottle) = map(outlines_and_mottle, pictures)
+    assert 0 < refined_mottle < 0.8 * mottle and refined_outlines > 0.9 * outlines
+    moved = np.abs(blocks(pictures[0], 16) - blocks(pictures[1], 16)).mean()
+    assert 0 < moved < 12, "the same composition"

@@ -143,6 +143,20 @@ def test_a_small_original_is_blurred_and_said_to_be_small() -> None:
     assert all(one.sizes[4:] == (112, 144) for one in made)
 
 
+def test_outlines_and_mottle_are_told_apart() -> None:
+    plain = np.full((112, 144, 3), 100, np.uint8)
+    plain[30:80, 40:100] = (220, 60, 100)
+    soft = plain.copy()
+    soft[:, 38:43] = np.linspace(plain[:, 37], plain[:, 43], 7, axis=1)[:, 1:-1]
+    soft[:, 97:102] = np.linspace(plain[:, 96], plain[:, 102], 7, axis=1)[:, 1:-1]
+    soft[28:33], soft[77:82] = soft[27], soft[27]
+    wave = 6 * np.sin(np.arange(144) / 4)[None, :, None] * np.sin(np.arange(112) / 4)[:, None, None]
+    uneven = (plain + wave).astype(np.uint8)
+    (sharp, none), (softer, _), (same, much) = map(checker.outlines_and_mottle, (plain, soft, uneven))
+    assert none == 0 and sharp > 0.9 and softer < 0.5 * sharp
+    assert much > 1 and same == pytest.approx(sharp, rel=0.1)
+
+
 def test_words_know_captions_and_take_the_rest_for_strangers() -> None:
     words = Words()
     known, other = words.rows(["a red circle", "a red zebra circle"])[0]

@@ -16,7 +16,7 @@ from fooocus.ui.meanwhile import carried_over
 from fooocus.ui.welcome import Welcome
 
 STYLES = ROOT / "styles"
-FILES = ("pocket_base.safetensors", "pocket_offset_lora.safetensors")
+FILES = ("pocket_base.safetensors", "pocket_refiner.safetensors", "pocket_offset_lora.safetensors")
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_the_stand_in_is_the_preset_with_what_was_asked_for(config: Config) -> N
     asked = Request(prompt="a fox", count=3, guidance=9.0, vae="mine.safetensors")
     spare = app.stand_in(config, asked)
     assert spare is not None
-    assert (spare.base, spare.refiner, spare.vae) == (FILES[0], "none", None)
-    assert spare.loras == (LoraUse(FILES[1], 0.5),) and spare.size == Size(144, 112) and spare.guidance == 6.0
+    assert (spare.base, spare.refiner, spare.vae) == (FILES[0], FILES[1], None)
+    assert spare.loras == (LoraUse(FILES[2], 0.5),) and spare.size == Size(144, 112) and spare.guidance == 6.0
     assert (spare.prompt, spare.count, spare.styles) == ("a fox", 3, asked.styles)
 
 
