@@ -24,6 +24,7 @@ from fooocus.jobs.store import JobStore
 from fooocus.jobs.supervisor import Jobs
 from fooocus.request import Request, Size
 from fooocus.ui.estimate import Estimator
+from fooocus.ui.stream import ACTIVE
 
 SIZES = (Size(144, 112), Size(112, 144), Size(128, 128), Size(152, 104), Size(288, 224), Size(224, 288))
 STEPS = (15, 20, 30, 45)
@@ -66,7 +67,7 @@ def main() -> int:
                 began = time.monotonic()
                 id = jobs.submit(request.to_json(), "bench")
                 course = estimator.course(jobs.job(id))
-                while jobs.job(id).state not in ("finished", "failed", "cancelled"):
+                while jobs.job(id).state in ACTIVE:
                     time.sleep(0.01)
                 taken = time.monotonic() - began
                 if jobs.job(id).state != "finished":

@@ -66,13 +66,7 @@ class Studio:
         return (self._models / name).exists()
 
     def make(
-        self,
-        case: Case,
-        seed: int,
-        *,
-        refiner: bool = False,
-        lora: float = 0.0,
-        size: tuple[float, float] = (1.5, 0.8),
+        self, case: Case, seed: int, *, refiner: bool = False, lora: float = 0.0, size: tuple[float, float] = (1.5, 0.8)
     ) -> np.ndarray:
         """Return the picture of a case, uint8 (H, W, 3); ``size`` are the two factors of size guidance."""
         request = Request(

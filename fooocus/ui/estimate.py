@@ -67,7 +67,7 @@ class _Asked:
     steps: int
     switch: int
     models: str
-    alike: bool  # its pictures differ in their seed only, so that several may be made at once
+    together: bool  # several may be made at once: its pictures differ in their seed only, and that is switched on
 
 
 class Estimator:
@@ -130,8 +130,7 @@ class Estimator:
             told = {}
             self._told = (learnt, session), told
         if asked not in told:  # a queue asks for the same again and again
-            together = self._together and asked.alike
-            time = estimate(asked.work, asked.models, session, learnt, together=together)
+            time = estimate(asked.work, asked.models, session, learnt, together=asked.together)
             told[asked] = (
                 None if time is None else Course(time, asked.pictures, asked.steps, asked.switch, asked.models)
             )
@@ -148,8 +147,10 @@ class Estimator:
         """Return what a request asks for; None where a file is missing. Raises what is wrong with it."""
         count = number_of_pictures(request)
         stock = load_stock(self._config.styles_folder)
-        # One picture stands for all: what differs between them, such as words, takes no time.
-        first = dataclasses.replace(request, count=min(request.count, 2), seed=request.seed or 0)
+        # One picture stands for all: what differs between them, such as words, takes no time. A second one tells
+        # whether they could be made at once, where that matters.
+        planned = min(request.count, 2) if self._together else 1
+        first = dataclasses.replace(request, count=planned, seed=request.seed or 0)
         recipe, *others = plan(first, stock.styles, stock.lists)
         alike = bool(others) and all(dataclasses.replace(other, seed=recipe.seed) == recipe for other in others)
         work = self._counter.count(recipe)

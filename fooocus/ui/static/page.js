@@ -113,16 +113,9 @@
     if (seed) seed.textContent = button.dataset.seed;
   };
 
-  // An order goes through a hidden box; its number makes the same order twice two orders.
-  let orders = 0;
-  const order = (button) => {
-    const { order: what, name = "" } = button.dataset;
-    fooocusBoxes.write("order", JSON.stringify({ do: what, name, number: ++orders }));
-  };
-
   addEventListener("click", (event) => {
     const ordered = event.target.closest?.("[data-order]");
-    if (ordered) order(ordered);
+    if (ordered) fooocusBoxes.order("order", { do: ordered.dataset.order, name: ordered.dataset.name ?? "" });
     const folded = event.target.closest?.("summary")?.closest("details[data-key]");
     if (folded) unfolded.set(folded.dataset.key, !folded.open);
     const models = event.target.closest?.("[data-models]");

@@ -114,11 +114,7 @@
 
   const details = (picture) => ask(`/history/details/${encodeURI(picture)}`);
 
-  // An order goes through a hidden box; its number makes the same order twice two orders.
-  let orders = Date.now();
-  const order = (what) => {
-    fooocusBoxes.write("restore", JSON.stringify({ ...what, number: ++orders }));
-  };
+  const order = (what) => fooocusBoxes.order("restore", what);
   const restore = (values, seed, warnings = []) => {
     for (const dialog of [...document.querySelectorAll("dialog[open]")].reverse()) dialog.close();
     hush();
