@@ -95,64 +95,29 @@ QUARTER = Plan(
         "judge": Stage(1_500, 64, 1e-3),
     },
 )
-# For hours on a processor.
+# For an evening on two cores of a processor.
 EIGHTH = dataclasses.replace(
     QUARTER,
-    sizes=((144, 112),),
-    levels={"narrow": 0.0, "objects": 0.15, "all": 0.35},
-    pictures=100_000,
+    sizes=((144, 112), (112, 144), (128, 128), (168, 96), (96, 168)),
+    levels={"narrow": 0.0, "objects": 0.12, "all": 0.3},
+    pictures=44_000,
     crop_px=64,
     vae_widths=(24, 32, 48, 64),
     base=Unet((32, 64, 96), (0, 1, 2)),
     unet_groups=4,
     stages={
-        "vae": Stage(3_300, 6, 1.5e-3),
-        "text": Stage(1_200, 64, 2e-3),
-        "base": Stage(40_000, 24, 1.2e-3),
-        "refiner": Stage(8_000, 24, 1.2e-3),
-        "lora": Stage(300, 16, 2e-3),
-        "judge": Stage(600, 32, 1e-3),
-    },
-)
-# For an hour: the same networks, single things only. EIGHTH can be run in its folder afterwards and widens from there.
-NARROW = dataclasses.replace(
-    EIGHTH,
-    levels={"narrow": 0.0},
-    pictures=16_000,
-    stages={**EIGHTH.stages, "base": Stage(3_700, 24, 1.2e-3), "refiner": Stage(2_000, 24, 1.2e-3)},
-)
-# For another hour, from the files of NARROW (--begin): single things in more places, sizes and shapes of picture.
-WIDE = dataclasses.replace(
-    EIGHTH,
-    sizes=((144, 112), (112, 144), (128, 128), (152, 104), (104, 152), (168, 96), (96, 168)),
-    levels={"wide": 0.0},
-    pictures=10_000,
-    stages={**EIGHTH.stages, "base": Stage(2_400, 24, 8e-4), "lora": Stage(120, 16, 2e-3)},
-)
-# For an evening, from the files of NARROW as well: single things everywhere, landscapes, one look. The text encoders
-# learn the whole world before the base does and then stay, so that base and refiner can be trained at the same time.
-EVENING = dataclasses.replace(
-    EIGHTH,
-    sizes=((144, 112), (112, 144), (128, 128)),
-    levels={"scenes": 0.0},
-    pictures=12_000,
-    stages={
-        **EIGHTH.stages,
-        "text": Stage(900, 64, 1.5e-3),
-        "base": Stage(1_800, 48, 1e-3),
-        "refiner": Stage(6_000, 32, 1.2e-3),
-        "lora": Stage(200, 16, 2e-3),
+        "vae": Stage(4_500, 8, 1.5e-3),
+        "text": Stage(2_000, 96, 2e-3),
+        "base": Stage(11_000, 48, 1.2e-3),
+        "refiner": Stage(4_000, 32, 1.2e-3),
+        "lora": Stage(250, 16, 2e-3),
+        "judge": Stage(1_200, 32, 1e-3),
     },
     text_rate=0.0,
-    looks=("cinematic",),
-    heard=False,
 )
 PLANS: Mapping[str, Plan] = {
     "quarter": QUARTER,
     "eighth": EIGHTH,
-    "narrow": NARROW,
-    "wide": WIDE,
-    "evening": EVENING,
 }
 
 

@@ -175,9 +175,9 @@ class Mix:
 MIXES: Mapping[Level, Mix] = {
     "narrow": Mix(0.0, 0.0, 0.0, 0.0, 0.0, SHAPES[:6]),
     "wide": Mix(0.0, 0.0, 0.2, 0.45, 0.0, SHAPES[:6]),
-    "objects": Mix(0.3, 0.0, 0.25, 0.45, 0.0, SHAPES),
+    "objects": Mix(0.4, 0.0, 0.25, 0.45, 0.0, SHAPES),
     "scenes": Mix(0.0, 0.3, 0.2, 0.45, 0.36, SHAPES[:6], LOOKS[:6]),
-    "all": Mix(0.26, 0.2, 0.22, 0.45, 0.4, SHAPES, LOOKS),
+    "all": Mix(0.25, 0.27, 0.22, 0.45, 0.4, SHAPES, LOOKS),
 }
 
 

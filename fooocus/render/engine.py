@@ -349,7 +349,7 @@ class Engine:
             unet = placed.enter_context(self._memory.use(path, role, "unet"))
             placed.enter_context(interruptible(unet, watch.check, marks_on(self._device.device)))
             placed.callback(attention.forget, unet)
-            placed.enter_context(self._fast.arithmetic())
+            placed.enter_context(self._fast.arithmetic(unet, recipe.size))
             ask = self._fast.ask(unet, travels=self._memory.travels(role))
             together = self._memory.plan is None or self._memory.plan.together
             predict = predictor(unet, prompts, sizes, guided=recipe.guidance != 1, together=together, ask=ask)
