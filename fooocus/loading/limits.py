@@ -19,6 +19,7 @@ from fooocus.memory.plan import Plan, Space, Steps
 # So much more than at the time is clearly more.
 _CLEARLY, _CLEARLY_BYTES = 1.25, 256 * 2**20
 _MOST = 200  # entries; the oldest go first
+_PICTURES = "pictures"  # that may be made at once; 0: nothing was too many
 
 
 def limits_key(device: str, space: Space, need: Need) -> str:
@@ -37,20 +38,37 @@ class Limits:
 
     def steps(self, key: str, space: Space) -> Steps:
         """Return where to begin: at the top, unless the memory ran out before on no more than there is now."""
+        entry = self._entry(key, space)
+        return Steps(entry["text"], entry["sampling"], entry["decoding"]) if entry else Steps()
+
+    def pictures(self, key: str, space: Space) -> int:
+        """Return how many pictures may be made at once, by what was too many on no more memory; 0 where none was."""
+        entry = self._entry(key, space)
+        return entry[_PICTURES] if entry else 0
+
+    def note(self, key: str, plan: Plan) -> None:
+        """Remember that only this plan was small enough; how many pictures have room in it is not known any more."""
+        self._remember(key, plan.steps, 0, plan.space)
+
+    def note_pictures(self, key: str, space: Space, pictures: int) -> None:
+        """Remember that no more than so many ``pictures`` have room at once."""
+        self._remember(key, self.steps(key, space), pictures, space)
+
+    def _entry(self, key: str, space: Space) -> dict[str, int] | None:
+        """Return what is remembered; it is forgotten where clearly more memory is free than then."""
         entry = self._entries.get(key)
         if entry is None:
-            return Steps()
+            return None
         before, now = entry["free_bytes"], _free(space)
         if now > max(before * _CLEARLY, before + _CLEARLY_BYTES):
             del self._entries[key]
             self._write()
-            return Steps()
-        return Steps(entry["text"], entry["sampling"], entry["decoding"])
+            return None
+        return entry
 
-    def note(self, key: str, plan: Plan) -> None:
-        """Remember that only this plan was small enough."""
+    def _remember(self, key: str, steps: Steps, pictures: int, space: Space) -> None:
         self._entries.pop(key, None)
-        self._entries[key] = {**dataclasses.asdict(plan.steps), "free_bytes": _free(plan.space)}
+        self._entries[key] = {**dataclasses.asdict(steps), _PICTURES: pictures, "free_bytes": _free(space)}
         while len(self._entries) > _MOST:
             del self._entries[next(iter(self._entries))]
         self._write()
@@ -80,11 +98,11 @@ def _read(file: Path) -> dict[str, dict[str, int]]:
         values: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    fields = {*(field.name for field in dataclasses.fields(Steps)), "free_bytes"}
+    fields = {*(field.name for field in dataclasses.fields(Steps)), _PICTURES, "free_bytes"}
     return {
-        str(key): {name: int(number) for name, number in entry.items()}
+        str(key): {_PICTURES: 0, **{name: int(number) for name, number in entry.items()}}
         for key, entry in (values.items() if isinstance(values, dict) else ())
         if isinstance(entry, dict)
-        and entry.keys() == fields
+        and entry.keys() | {_PICTURES} == fields  # versions before this one did not know it
         and all(isinstance(number, int) and number >= 0 for number in entry.values())
     }

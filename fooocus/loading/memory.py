@@ -45,6 +45,7 @@ from fooocus.loading.order import Layer, layers_in_order
 from fooocus.loading.placement import Held, let_go, send_ahead, send_home
 from fooocus.loading.streaming import Stream
 from fooocus.loading.tensors import torch_dtype
+from fooocus.memory.batches import MOST, fewer
 from fooocus.memory.need import RING_BYTES, Need, sdxl_vae
 from fooocus.memory.plan import DRIVER_BYTES, Berth, Plan, Space, Stage, make_plan, step_down, work_bytes
 from fooocus.request import Size
@@ -147,8 +148,21 @@ class Memory:
         self.make_room()
         if lower is not None:
             self.plan = lower
-            self._limits.note(limits_key(self.device.reason, lower.space, lower.need), lower)
+            self._limits.note(self._asked(lower), lower)
         return lower
+
+    def too_many(self, pictures: int) -> None:
+        """Have everything leave that is not in use, and remember that so many pictures at once were too many."""
+        self.make_room()
+        if self.plan is not None:
+            self._limits.note_pictures(self._asked(self.plan), self.plan.space, fewer(pictures))
+
+    def most_at_once(self) -> int:
+        """Return how many pictures of the present plan there may be at once, by what was too many before."""
+        return MOST if self.plan is None else self._limits.pictures(self._asked(self.plan), self.plan.space) or MOST
+
+    def _asked(self, plan: Plan) -> str:
+        return limits_key(self.device.reason, plan.space, plan.need)
 
     @contextmanager
     def follow(self, plan: Plan) -> Iterator[None]:

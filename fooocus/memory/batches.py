@@ -16,6 +16,11 @@ MOST = 4
 """More would let the person wait longer for the first picture; a taste until it is measured on a card."""
 
 
+def fewer(pictures: int) -> int:
+    """Return how many to make at once where so many were too many."""
+    return (pictures + 1) // 2
+
+
 def at_once(plan: Plan, most: int = MOST) -> int:
     """Return how many pictures of a plan's size may be made at once, from 1 to ``most``."""
     return next((pictures for pictures in range(most, 1, -1) if widened(plan, pictures)), 1)

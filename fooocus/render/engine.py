@@ -184,7 +184,7 @@ class Engine:
         if not self._batches:
             return 1
         with self._memory.interruptible(watch.check):
-            return at_once(self._prepare(recipe, watch).plan)
+            return at_once(self._prepare(recipe, watch).plan, self._memory.most_at_once())
 
     @torch.no_grad()
     def part(

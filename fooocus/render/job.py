@@ -30,7 +30,7 @@ from fooocus.images.metadata import Format, encode, fits, read_recipe, record, w
 from fooocus.images.store import picture_path, save_picture
 from fooocus.jobs.paused import paused_file
 from fooocus.jobs.worker import Control, Emit, WorkItem
-from fooocus.memory.batches import MOST
+from fooocus.memory.batches import MOST, fewer
 from fooocus.render.hashes import FileHashes
 from fooocus.render.latents import LatentsFile
 from fooocus.render.paused import Begun, UnusablePause, read_paused, write_paused
@@ -196,7 +196,7 @@ class JobRun:
             try:
                 states = self._engine.part(recipes, part, watch, begun, last=last)
             except TooMany:
-                self._most = self._at_once = (len(numbers) + 1) // 2
+                self._most = self._at_once = fewer(len(numbers))
                 return False
             except BrokenPicture as error:
                 if len(numbers) == 1:

@@ -41,7 +41,7 @@ def with_room(
         leave()
         gc.collect()
         if pictures > 1:
-            memory.make_room()
+            memory.too_many(pictures)
             notice(f"{full} ran out. Fewer pictures are made at once.")
             raise TooMany
         lower = memory.step_down(stage)

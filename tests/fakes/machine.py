@@ -13,6 +13,7 @@ from torch import Tensor
 from fooocus.config import Config
 from fooocus.events import Event, Paused, Saved, Stage, Step
 from fooocus.jobs.worker import Control, WorkItem, perform
+from fooocus.loading.limits import Limits
 from fooocus.render.engine import Engine
 from fooocus.request import Request, Size
 from tests.fakes.fake_card import fake_card
@@ -27,7 +28,7 @@ class Machine:
     def __init__(self, folder: Path, card_bytes: int, fast: str = "auto") -> None:
         self.folder = folder
         self.card = fake_card(card_bytes, bare=True)
-        self.memory = Working(self.card)
+        self.memory = Working(self.card, limits=Limits(folder / "memory.json"))
         self.latents_file = folder / "latents.safetensors"
         config = Config(outputs=folder / "out", data=folder, fast=fast)
         self.engine = Engine(config, memory=self.memory, latents_file=self.latents_file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -263,8 +264,9 @@ def full_above(monkeypatch: pytest.MonkeyPatch, pictures: int, *, after: int = 0
 
 
 def test_too_many_are_halved_for_the_rest_of_the_job(
-    machine: Machine, request_: Request, expected: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, request_: Request, expected: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    machine = Machine(tmp_path, ENOUGH, "batches")
     tried = full_above(monkeypatch, 2, after=1)
     told = machine.run(dataclasses.replace(request_, count=6))
     assert isinstance(told[-1], Finished) and sorted(made(told)) == [1, 2, 3, 4, 5, 6]
@@ -273,15 +275,34 @@ def test_too_many_are_halved_for_the_rest_of_the_job(
     notices = [event.text for event in told if isinstance(event, Notice) and "ran out" in event.text]
     assert notices == ["The graphics card's memory ran out. Fewer pictures are made at once."]
     assert machine.memory.plan is not None and machine.memory.plan.steps == Steps()
-    assert not Limits(machine.folder / "memory.json")._entries, "one picture was never too much"
-    tried.clear()
-    machine.run(request_)
-    assert tried == [3, 3, *[2] * 3, *[1] * 3], "the next job begins with as many as it can"
+    (entry,) = json.loads((tmp_path / "memory.json").read_text()).values()
+    assert entry["sampling"] == entry["text"] == entry["decoding"] == 0, "one picture was never too much"
+    assert entry["pictures"] == 2
+    for next_one in (machine, Machine(tmp_path, ENOUGH, "batches")):
+        tried.clear()
+        told = next_one.run(request_)
+        assert isinstance(told[-1], Finished) and tried == [*[2] * STEPS, *[1] * STEPS], "nobody runs into it twice"
+
+
+def test_how_many_were_too_many_is_forgotten_with_the_plan_or_with_more_memory(tmp_path: Path) -> None:
+    file, space = tmp_path / "memory.json", Space(True, 8 * GIB, 7 * GIB, 16 * GIB, 12 * GIB)
+    file.write_text('{"old": {"text": 0, "sampling": 1, "decoding": 0, "free_bytes": 5}}')  # of an older version
+    limits = Limits(file)
+    assert (limits.pictures("old", Space(True, 8 * GIB, 5, 16 * GIB, 12 * GIB)), limits.pictures("a", space)) == (0, 0)
+    limits.note_pictures("a", space, 3)
+    assert (Limits(file).pictures("a", space), Limits(file).steps("a", space)) == (3, Steps())
+    assert Limits(file).pictures("a", dataclasses.replace(space, card_free_bytes=10 * GIB)) == 0
+    lower = make_plan(space, sdxl_need(), Steps(0, 1, 0))
+    limits.note("a", lower)
+    assert (limits.pictures("a", space), limits.steps("a", space)) == (0, Steps(0, 1, 0))
+    limits.note_pictures("a", space, 2)
+    assert (Limits(file).pictures("a", space), Limits(file).steps("a", space)) == (2, Steps(0, 1, 0))
 
 
 def test_where_not_even_two_have_room_they_are_made_alone(
-    machine: Machine, request_: Request, expected: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, request_: Request, expected: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    machine = Machine(tmp_path, ENOUGH, "batches")
     tried = full_above(monkeypatch, 1, after=2)
     told = machine.run(dataclasses.replace(request_, count=2))
     assert isinstance(told[-1], Finished) and tried == [2, 2, 2, *[1] * 4]
