@@ -187,8 +187,9 @@ class _Sample:
 def fit(operations: float, samples: Sequence[_Sample]) -> float:
     """Return the seconds that ``operations`` take by the line seconds = fixed + rate * operations through ``samples``.
 
-    The line is the one of least relative errors, weighted by age and likeness; its fixed part is never negative. Where
-    all samples are of about one size, it goes through the origin.
+    The line is the one of least relative errors, weighted by age and likeness, then raised until the samples lie above
+    it as much as below: by itself that line is too low, because a slow sample counts less than a quick one. Its fixed
+    part is never negative. Where all samples are of about one size, it goes through the origin.
     """
     known = [s for s in samples if s.operations > 0 and s.seconds > 0]
     if not known or operations <= 0:
@@ -209,4 +210,7 @@ def fit(operations: float, samples: Sequence[_Sample]) -> float:
     if determinant <= 1e-12 * uu * vv:
         return straight
     fixed, rate = (u1 * vv - v1 * uv) / determinant, (v1 * uu - u1 * uv) / determinant
-    return fixed + rate * operations if fixed >= 0 and rate > 0 else straight
+    if fixed < 0 or rate <= 0:
+        return straight
+    above = sum(w * math.log(s.seconds / (fixed + rate * s.operations)) for w, s in zip(weights, known, strict=True))
+    return (fixed + rate * operations) * math.exp(above / total)

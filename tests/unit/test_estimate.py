@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import shutil
 import sqlite3
+import statistics
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -118,8 +120,9 @@ def test_the_work_of_a_recipe() -> None:
 class Machine:
     """A simulated computer: a fixed part and a rate for each network, noise on both, slow at the first picture."""
 
-    def __init__(self, seed: int, *, loading: float = 20.0) -> None:
+    def __init__(self, seed: int, *, loading: float = 20.0, noise: float = 0.06) -> None:
         self._random = random.Random(seed)
+        self._noise = noise
         self._loading = loading
         self._loaded = ""
         self._base = unet_work(published(BASE)[0])
@@ -142,7 +145,7 @@ class Machine:
         )
 
     def _noisy(self, seconds: float) -> float:
-        return seconds * self._random.uniform(0.94, 1.06)
+        return seconds * self._random.uniform(1 - self._noise, 1 + self._noise)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -170,6 +173,21 @@ def test_after_three_pictures_the_estimate_is_within_a_fifth(seed: int) -> None:
             assert told.seconds(1) == pytest.approx(made.whole_seconds, rel=0.2)
         learnt.insert(0, made)
     assert told is not None and told.seconds(4) == pytest.approx(4 * told.picture_seconds)
+
+
+def test_on_an_uneven_computer_times_are_told_too_long_as_often_as_too_short() -> None:
+    off = []
+    for seed in range(12):
+        machine, chance = Machine(seed, noise=0.5), random.Random(seed)
+        learnt: list[Pace] = []
+        for number in range(24):
+            asked = recipe(size=Size(chance.choice((512, 768, 1024, 1152)), 896), steps=chance.choice((15, 30, 45)))
+            told = estimate(machine.work(asked), models_of(asked), "worker 1", learnt)
+            made = machine.make(asked)
+            if told is not None and number > 3:
+                off.append(math.log(told.seconds(1) / made.whole_seconds))
+            learnt.insert(0, made)
+    assert abs(statistics.mean(off)) < 0.04 and abs(statistics.median(off)) < 0.05
 
 
 def test_loading_is_told_once_and_only_when_it_is_due() -> None:
