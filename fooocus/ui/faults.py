@@ -32,6 +32,7 @@ _HALF = math.sqrt(0.5)  # of each side: half the pixels
 # What a button does (see :mod:`fooocus.ui.remedies`) and says.
 _WORDS: Mapping[str, str] = {
     "fetch": "Fetch what is missing",
+    "miniature": "Draw it with the miniature",
     "retry": "Retry",
     "again": "Try again",
     "free": "Free memory and retry",
@@ -41,7 +42,7 @@ _WORDS: Mapping[str, str] = {
 }
 _BY_CODE: Mapping[str, tuple[str, ...]] = {
     RequestError.__name__: ("setting",),
-    MissingModel.__name__: ("fetch", "models", "again"),
+    MissingModel.__name__: ("fetch", "miniature", "models", "again"),
     UnreadableModel.__name__: ("models",),
     UnsupportedModel.__name__: ("models",),
     MismatchedModel.__name__: ("models",),
@@ -54,9 +55,9 @@ _BY_CODE: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def card(view: View, fetchable: bool) -> str:
-    """Return the card of a failed job. ``fetchable`` says whether something that it lacks can be fetched."""
-    buttons = "".join(_button(kind, view) for kind in remedies(view, fetchable))
+def card(view: View, offers: frozenset[str] = frozenset()) -> str:
+    """Return the card of a failed job; ``offers`` as in :func:`remedies`."""
+    buttons = "".join(_button(kind, view) for kind in remedies(view, offers))
     copy = (
         '<button type="button" class="copy" data-report title="Without names, prompts and paths">Copy report</button>'
     )
@@ -66,13 +67,17 @@ def card(view: View, fetchable: bool) -> str:
     )
 
 
-def remedies(view: View, fetchable: bool) -> tuple[str, ...]:
-    """Return what can be done about a failed job, best first."""
+def remedies(view: View, offers: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """Return what can be done about a failed job, best first.
+
+    ``offers`` are those that depend on what there is: "fetch", "miniature".
+    """
     kinds = _BY_CODE.get(view.code, ("retry",))
     if "memory ran out" in view.sentence:  # of the computer: its worker says so, or has died of it
         kinds = ("free", "smaller")
     impossible = {
-        "fetch": not fetchable,
+        "fetch": "fetch" not in offers,
+        "miniature": "miniature" not in offers,
         "smaller": smaller(Size(*view.size)) is None,
         "setting": view.field not in BY_NAME,
     }

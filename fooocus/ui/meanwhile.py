@@ -6,12 +6,14 @@ itself when the last file has arrived, and takes along whatever a person has set
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from fooocus.errors import RequestError
-from fooocus.request import parse_size
+from fooocus.request import Request, companions, parse_size
 from fooocus.ui.choices import shape_of
+from fooocus.ui.fields import to_values
 
 ON = "on"  # what the hidden box of a page says whose settings are the stand-in's
 ARRIVED = (
@@ -23,13 +25,23 @@ def carried_over(values: Mapping[str, Any], before: Mapping[str, Any], after: Ma
     """Return the controls that change when a page goes from ``before`` to ``after``; all are values by control name.
 
     What a person has set stays, except the size, of which the shape stays: a miniature's pixels are too few for others.
+    A refiner and LoRAs that the base brings by itself are no choice of a person, also where a preset spells them out.
     With another base than the one that the page began with, nothing changes at all.
     """
     if values.get("base") != before["base"]:
         return {}
     changed = {name for name in after if name in values and name in before and after[name] != before[name]}
-    settled = {name: after[name] for name in changed if values[name] == before[name]}
+    own = companions(before["base"])
+    spelt = to_values(Request(base=before["base"], refiner=own.refiner, loras=own.loras))
+    left = {name: spelt[name] for name in ("refiner", "loras")} if own.refiner else {}
+    settled = {name: after[name] for name in changed if values[name] in (before[name], left.get(name, before[name]))}
     return settled | ({"size": _same_shape(values["size"], after["size"])} if "size" in changed - set(settled) else {})
+
+
+def drawn_by(request: Request, spare: Request) -> Request:
+    """Return the same request for the stand-in's models, at the size and guidance that they were made for."""
+    theirs = ("base", "refiner", "loras", "vae", "size", "guidance")
+    return dataclasses.replace(request, switch=None, **{name: getattr(spare, name) for name in theirs})
 
 
 def _same_shape(size: Any, otherwise: str) -> str:

@@ -117,7 +117,7 @@ class Page:
     def _overtaken(self, values: dict[str, Any], now: Request) -> dict[str, Any]:
         """Return those remembered values that events have overtaken: models have come or gone since the last visit."""
         spare = self._welcome.spare
-        if spare is None or (now is self._defaults and values.get("meanwhile") != ON):
+        if spare is None or (now is not self._defaults) == (values.get("meanwhile") == ON):
             return {}
         return carried_over(values, initial(spare if now is self._defaults else self._defaults), initial(now))
 
@@ -192,12 +192,13 @@ class Page:
     async def watch(self, ids: list[str], owner: str) -> AsyncIterator[str]:
         """Yield the stage of the active jobs of a tab, one after the other, until the last has ended."""
         async for view in self._watcher.watch(ids, owner):
-            fetchable = view.code == MissingModel.__name__ and await anyio.to_thread.run_sync(self._fetchable, view)
-            yield views.stage(view, fetchable=fetchable)
+            missing = view.code == MissingModel.__name__
+            offers = await anyio.to_thread.run_sync(self._offers, view) if missing else frozenset[str]()
+            yield views.stage(view, offers=offers)
 
-    def _fetchable(self, view: View) -> bool:
-        """Whether what a failed job lacks can be fetched."""
-        return bool(self._remedies.fetchable(self._jobs.job(view.job).request))
+    def _offers(self, view: View) -> frozenset[str]:
+        """Return what can be done about a job that lacks a model."""
+        return self._remedies.offers(self._jobs.job(view.job).request)
 
     async def follow(self) -> AsyncIterator[dict[str, str]]:
         """Yield what the worker is getting ready and which files are missing, for as long as the page is open.

@@ -1,4 +1,4 @@
-"""What the buttons of a failed job do: ask again for the same, or for less, or fetch what was missing."""
+"""What the buttons of a failed job do: ask for the same, for less, of another model, or fetch what was missing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from fooocus.models.catalogue import Entry, load_catalogue, wanted_by
 from fooocus.models.first_run import FirstRun
 from fooocus.request import Request
 from fooocus.ui.faults import smaller
+from fooocus.ui.meanwhile import drawn_by
 
 
 class Remedies:
-    """Carry out the buttons' orders. Without ``first_run`` nothing can be fetched."""
+    """Carry out the buttons' orders. Without ``first_run`` nothing can be fetched; ``spare`` can always draw."""
 
-    def __init__(self, jobs: Jobs, first_run: FirstRun | None) -> None:
-        self._jobs, self._first_run = jobs, first_run
+    def __init__(self, jobs: Jobs, first_run: FirstRun | None, spare: Request | None = None) -> None:
+        self._jobs, self._first_run, self._spare = jobs, first_run, spare
+
+    def offers(self, request: Mapping[str, Any]) -> frozenset[str]:
+        """Return which remedies there are here for a job whose request lacks a model."""
+        spare = self._spare is not None and request.get("base") != self._spare.base
+        offers = {"fetch": bool(self.fetchable(request)), "miniature": spare}
+        return frozenset(name for name, there in offers.items() if there)
 
     def fetchable(self, request: Mapping[str, Any]) -> tuple[Entry, ...]:
         """Return the files of the catalogue that a job's request wants and that are not there."""
@@ -52,13 +59,19 @@ class Remedies:
                 return self._jobs.submit(job.request, owner)
             case "smaller":
                 return self._jobs.submit(_smaller(job), owner)
+            case "miniature" if self._spare is not None:
+                return self._jobs.submit(drawn_by(_request(job), self._spare).to_json(), owner)
             case "fetch" if self._first_run is not None:
                 self._first_run.need([entry.name for entry in self.fetchable(job.request)])
         return None
 
 
+def _request(job: Job) -> Request:
+    return Request.from_json({**Request().to_json(), **job.request})
+
+
 def _smaller(job: Job) -> dict[str, Any]:
-    request = Request.from_json({**Request().to_json(), **job.request})
+    request = _request(job)
     less = smaller(request.size)
     if less is None:
         raise RequestError("size", "There is no smaller size that can be drawn.", "Choose a smaller model.")

@@ -141,7 +141,7 @@ def build_app(
 
     welcome = Welcome(first_run, measure, spare)
     watcher = Watcher(jobs, previews, config.outputs, course=estimator.course)
-    page = Page(config, jobs, defaults, watcher, welcome, Remedies(jobs, first_run), estimator)
+    page = Page(config, jobs, defaults, watcher, welcome, Remedies(jobs, first_run, spare), estimator)
     made = compiled(defaults, models=welcome.knows_models, folder=config.data / COMPILED)
     protocol, served = Protocol(made.functions, page.once()), mark(made)
     app.router.routes.extend([*protocol.routes(), Live(page.watch, page.follow, served).route()])

@@ -55,10 +55,10 @@ _STAGES: Mapping[str, str] = {
 }
 
 
-def stage(view: View, *, fetchable: bool = False) -> str:
+def stage(view: View, *, offers: frozenset[str] = frozenset()) -> str:
     """Return the whole stage. ``data-title`` is what the tab's title says.
 
-    ``fetchable`` says whether what a failed job lacks can be fetched.
+    ``offers`` are the remedies that can be had here for a failed job that lacks a model.
     """
     match view.phase:
         case "empty":
@@ -66,7 +66,7 @@ def stage(view: View, *, fetchable: bool = False) -> str:
         case "waiting" | "running" | "paused":
             inside = _picture_forming(view) + _strip(view.saved, None, view.pictures) + _progress(view) + _notice(view)
         case _:
-            inside = _outcome(view, fetchable)
+            inside = _outcome(view, offers)
     active = " data-active" if view.active else ""
     active += " data-skippable" if view.phase == "running" and view.pictures > 1 else ""
     active += " data-resumable" if view.phase == "paused" or (view.phase == "waiting" and view.held) else ""
@@ -190,12 +190,12 @@ def _notice(view: View) -> str:
     return f'<p class="notice" title="{escape(view.notice)}">{escape(view.notice)}</p>'
 
 
-def _outcome(view: View, fetchable: bool) -> str:
+def _outcome(view: View, offers: frozenset[str]) -> str:
     """Return what is left when a job has ended: its pictures, and why it ended early."""
     chosen = view.saved[-1] if view.saved else None
     words = ""
     if view.phase == "failed":
-        words = faults.card(view, fetchable)
+        words = faults.card(view, offers)
     elif view.phase == "cancelled" and chosen is None:
         return _stopped(view)
     elif view.phase == "cancelled":

@@ -76,7 +76,7 @@ def test_base_and_refiner_of_a_miniature_both_work_alone(
         prompt="a fox in snow",
         size=Size(64, 64),
         steps=4,
-        switch=0.5,
+        switch=2,
         seed=1,
         base=str(tiny / BASE),
         refiner=str(tiny / REFINER),

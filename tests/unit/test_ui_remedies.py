@@ -46,8 +46,8 @@ def failed(code: str, sentence: str = "No.", size: tuple[int, int] = (1152, 896)
     ],
 )
 def test_each_error_has_its_buttons(view: View, kinds: tuple[str, ...]) -> None:
-    assert remedies(view, fetchable=False) == kinds
-    shown = card(view, fetchable=False)
+    assert remedies(view) == kinds
+    shown = card(view)
     assert all(f'data-remedy="{kind}"' in shown for kind in kinds) and "data-report" in shown
 
 
@@ -57,9 +57,9 @@ def test_every_error_of_the_tree_has_a_way_on() -> None:
 
     for kind in tree(FooocusError):
         if kind.__module__ == errors.__name__:
-            assert remedies(failed(kind.__name__), fetchable=True), kind
-    assert remedies(failed("MissingModel"), fetchable=True)[0] == "fetch"
-    assert "&lt;b&gt;" in card(failed("X", "<b>"), fetchable=False)
+            assert remedies(failed(kind.__name__), frozenset(("fetch",))), kind
+    assert remedies(failed("MissingModel"), frozenset(("miniature", "fetch")))[:2] == ("fetch", "miniature")
+    assert "&lt;b&gt;" in card(failed("X", "<b>"))
 
 
 def test_smaller_keeps_the_shape_and_ends() -> None:

@@ -106,7 +106,7 @@ def test_the_latest_notice_is_one_quiet_line() -> None:
 def test_a_missing_model_leads_to_the_screen_that_fetches_it() -> None:
     view = View("j", "running", "x", (64, 64))
     missing = fold(view, Failed("MissingModel", "There is no checkpoint.", "Put it there."), 1.0, Path("/out"))
-    assert 'data-remedy="fetch"' in views.stage(missing, fetchable=True)
+    assert 'data-remedy="fetch"' in views.stage(missing, offers=frozenset(("fetch",)))
     assert 'data-remedy="fetch"' not in views.stage(missing)
     assert 'data-remedy="fetch"' not in views.stage(fold(view, Failed("X", "No.", ""), 1.0, Path("/out")))
 
