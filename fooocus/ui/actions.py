@@ -28,8 +28,8 @@ class Action:
 ACTIONS: Mapping[str, Action] = {
     action.name: action
     for action in (
-        Action("open", ("memory",), (*CONTROLS, "advanced", "loved", "meanwhile", "me", "found")),
-        Action("go_over", (*CONTROLS, "meanwhile"), (*CONTROLS, "meanwhile", "hint")),
+        Action("open", ("memory",), (*CONTROLS, "advanced", "loved", "meanwhile", "began", "me", "found")),
+        Action("go_over", (*CONTROLS, "meanwhile"), (*CONTROLS, "meanwhile", "began", "hint")),
         Action("order", ("order",)),
         Action(
             "generate",

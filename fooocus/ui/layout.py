@@ -47,6 +47,7 @@ _HIDDEN: Mapping[str, str] = {
     "remedy": "field-remedy-ask",
     "order": "order",
     "meanwhile": "meanwhile",
+    "began": "began",
     "arrived": "arrived",
     "watched": "watched",
     "me": "me",
@@ -202,6 +203,7 @@ class Layout:
         every = [boxes[name] for name in CONTROLS]
         gr.on([control.change for control in every], None, every, None, js=told)
         boxes["loved"].change(None, boxes["loved"], None, js=_TAKE % ('["loved"]', "null"))
+        boxes["began"].change(None, boxes["began"], None, js="(text) => { window.fooocusPanels?.began(text) }")
         self._on(boxes["preset-ask"].change, "preset")
         boxes["preset-said"].change(None, boxes["preset-said"], None, js=_SAID)
         self._on(boxes["styled-ask"].change, "style", mode="always_last")

@@ -7,6 +7,7 @@ itself when the last file has arrived, and takes along whatever a person has set
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,15 @@ def carried_over(values: Mapping[str, Any], before: Mapping[str, Any], after: Ma
     left = {name: spelt[name] for name in ("refiner", "loras")} if own.refiner else {}
     settled = {name: after[name] for name in changed if values[name] in (before[name], left.get(name, before[name]))}
     return settled | ({"size": _same_shape(values["size"], after["size"])} if "size" in changed - set(settled) else {})
+
+
+def beginning(now: Request, defaults: Request) -> str:
+    """Return as JSON what the controls of a page begin with where that is not what ``defaults`` say: by control name.
+
+    The page itself knows ``defaults`` only, with which it was made.
+    """
+    usual = to_values(defaults)
+    return json.dumps({name: value for name, value in to_values(now).items() if value != usual[name]})
 
 
 def drawn_by(request: Request, spare: Request) -> Request:

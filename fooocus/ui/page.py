@@ -29,7 +29,7 @@ from fooocus.ui.estimate import Estimator
 from fooocus.ui.fields import BY_NAME, to_request
 from fooocus.ui.hints import hints
 from fooocus.ui.live import KEPT_IDS
-from fooocus.ui.meanwhile import ARRIVED, ON, carried_over
+from fooocus.ui.meanwhile import ARRIVED, ON, beginning, carried_over
 from fooocus.ui.news import News
 from fooocus.ui.people import NO_COOKIE
 from fooocus.ui.presets_panel import PresetsPanel
@@ -101,6 +101,7 @@ class Page:
             kept = initial(now) | kept
         answer: Answer = {name: kept[name] for name in SETTINGS if name in kept}
         answer["meanwhile"] = "" if now is self._defaults else ON
+        answer["began"] = beginning(now, self._defaults)
         if isinstance(values.get("advanced"), bool):
             answer["advanced"] = values["advanced"]
         if isinstance(values.get("loved"), str):  # favourite styles, which the browser reads
@@ -124,7 +125,7 @@ class Page:
     def _go_over(self, given: Boxes, owner: str) -> Answer:
         """Go over from the stand-in's settings to the real ones, whose files have all arrived."""
         # The mark stays until the page is opened again: should the browser keep only a part of this, it is made up for.
-        answer: Answer = {"meanwhile": given["meanwhile"]}
+        answer: Answer = {"meanwhile": given["meanwhile"], "began": beginning(self._begin(), self._defaults)}
         if given["meanwhile"] == ON and self._welcome.spare is not None:
             over = carried_over(_controls(given), initial(self._welcome.spare), initial(self._defaults))
             if over:

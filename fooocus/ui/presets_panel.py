@@ -1,5 +1,7 @@
 """Presets on the page: choose one, save the present state under a name, rename and delete one's own, go back.
 
+What a preset or going back replaces, the negative prompt among it, is told with the answer, so that it can be undone.
+
 The panel (``static/presets.js``) asks through a hidden box and is answered through another; the answer's number tells
 it to which of its questions it belongs.
 """
@@ -15,8 +17,8 @@ from fooocus.errors import FooocusError
 from fooocus.prompt.own_presets import delete_preset, rename_preset, save_preset
 from fooocus.prompt.presets import layered, load_presets
 from fooocus.request import Request
-from fooocus.ui.actions import CONTROLS
-from fooocus.ui.controls import settings_of
+from fooocus.ui.actions import CONTROLS, SETTINGS
+from fooocus.ui.controls import restorable, settings_of
 from fooocus.ui.fields import to_request
 
 
@@ -24,7 +26,7 @@ class PresetsPanel:
     """Carry out what the panel asks. One object serves all tabs. ``begin`` tells what a page begins with."""
 
     def __init__(self, config: Config, defaults: Request, begin: Callable[[], Request] | None = None) -> None:
-        self._folder = config.styles_folder / "presets"
+        self._config, self._folder = config, config.styles_folder / "presets"
         self._defaults, self._begin = defaults, begin or (lambda: defaults)
 
     def answer(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,9 +39,15 @@ class PresetsPanel:
             match asked.get("do"):
                 case "take":
                     request = layered(load_presets(self._folder).find(name).values)
-                    said["name"], updates = name, settings_of(request)
+                    said |= {"name": name, "former": _settings(given)}
+                    updates = settings_of(request)
                 case "reset":
-                    said["name"], updates = "", settings_of(self._begin())
+                    said |= {"name": "", "former": _settings(given)}
+                    updates = settings_of(self._begin())
+                case "undo":
+                    said["name"], former = name, asked.get("former")
+                    known = restorable(former if isinstance(former, dict) else {}, self._config, self._defaults)
+                    updates = {field: known[field] for field in SETTINGS if field in known}
                 case "save":
                     values = {field: given[field] for field in CONTROLS}
                     # A seed that was left open stays open: it is no part of the settings.
@@ -55,6 +63,10 @@ class PresetsPanel:
         except FooocusError as error:
             said |= {"sentence": error.sentence, "remedy": error.remedy}
         return {"preset-said": json.dumps(said), **updates}
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: given[field] for field in SETTINGS}
 
 
 def _read(text: str | None) -> dict[str, Any]:

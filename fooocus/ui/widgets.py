@@ -49,8 +49,8 @@ def build_group(group: Group, defaults: Request) -> Controls:
                 continue
             back = gr.Button("Reset", elem_classes="back", size="sm")  # panels.css shows it while the value differs
             made |= _size(row, defaults) if row.kind == "size" else {row.name: _simple(row, defaults)}
-            begin = json.dumps(initial(defaults)[row.name])
-            back.click(None, None, made[row.name], js=f"() => {begin}")
+            begin = f"{json.dumps(row.name)}, {json.dumps(initial(defaults)[row.name])}"
+            back.click(None, None, made[row.name], js=f"() => fooocusPanels.beginning({begin})")
     return made
 
 

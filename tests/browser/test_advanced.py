@@ -143,6 +143,12 @@ def test_a_preset_is_saved_found_changed_renamed_and_deleted(server: PageServer,
     page.get_by_role("option", name="My portraits").click()
     page.wait_for_function("document.querySelector('#field-count input[type=number]').value === '3'")
     assert page.input_value("#field-negative textarea") == "blur"
+    page.click("#reset")
+    page.wait_for_function("document.querySelector('#field-negative textarea').value === ''")
+    page.click('.preset-says button:has-text("Undo")')  # what was lost may have been much work
+    page.wait_for_function("document.querySelector('#field-negative textarea').value === 'blur'")
+    page.wait_for_selector('fooocus-presets .picked:has-text("My portraits")')
+    page.wait_for_function("document.querySelector('#field-count input[type=number]').value === '3'")
     page.wait_for_timeout(600)
     visitor.set_count(4)
     page.wait_for_selector('fooocus-presets:has-text("Changed since")')

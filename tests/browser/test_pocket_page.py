@@ -22,6 +22,7 @@ from tests.browser.conftest import FAKES, PageServer, StartPage, Visit, Visitor
 PROGRAM = (sys.executable, str(FAKES / "app_page.py"))
 POCKET = ROOT / "models" / "pocket"
 _BASE_IS = "name => document.querySelector('#field-base textarea, #field-base input')?.value === name"
+FIELD = ":is(input, textarea)"
 PROMPT = "a red circle on a blue background"
 
 pytestmark = pytest.mark.skipif(
@@ -75,6 +76,11 @@ def test_a_fresh_clone_draws_at_once_and_goes_over_when_the_models_come(
     visitor.type_prompt("a lighthouse at dusk")
     wait_hint(visitor, "draws only circles")
     visitor.shoot("1440-light-outside-its-world")
+    visitor.open_advanced("Settings")
+    assert not page.is_visible("#place-size .back"), "nobody has changed it"
+    page.fill(f"#field-size {FIELD}", "112x144")
+    page.click("#place-size .back")
+    page.wait_for_function(f"document.querySelector('#field-size {FIELD}').value === '144x112'")
     visitor.open_advanced("Models")
     wait_base(visitor, "pocket_base.safetensors")
     arrive(server, tiny)
@@ -84,7 +90,7 @@ def test_a_fresh_clone_draws_at_once_and_goes_over_when_the_models_come(
     visitor.page.wait_for_selector("#stage .stage")
     wait_base(visitor, DEFAULT_BASE)
     assert page.input_value("#field-prompt textarea") == "a lighthouse at dusk"
-    assert page.input_value("#field-size :is(input, textarea)") == str(Request().size)
+    assert page.input_value(f"#field-size {FIELD}") == str(Request().size)
     visitor.shoot("1440-light-arrived")
 
     # The real models draw, and the job is found again by a page that is opened anew.

@@ -111,9 +111,12 @@ def test_a_reload_changes_settings_only_when_models_have_come_or_gone(config: Co
 
     chosen = initial(defaults)  # a person on a computer without the models wants to see their settings
     assert opened(chosen, ON)["base"] == DEFAULT_BASE and opened(chosen, ON)["size"] == chosen["size"]
+    began = json.loads(opened(chosen, ON)["began"])  # where Reset leads back to
+    assert (began["size"], began["base"], began["guidance"]) == ("144x112", FILES[0], 6.0) and "styles" not in began
     gone = opened(chosen, "")  # they were there at the last visit
     assert gone["base"] == FILES[0] and gone["size"] == "144x112" and gone["meanwhile"] == ON
     welcome.stand_in = None
+    assert json.loads(opened(chosen, ON)["began"]) == {}
     assert opened(initial(spare), ON)["base"] == DEFAULT_BASE  # type: ignore[arg-type]
     assert opened(initial(spare), "")["base"] == FILES[0]  # type: ignore[arg-type]  # chosen although they are here
 

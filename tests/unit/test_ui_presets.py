@@ -40,6 +40,19 @@ def test_the_present_state_is_saved_and_taken_again(panel: PresetsPanel, tmp_pat
     assert said["name"] == "" and updates["guidance"] == 5.0 and updates["count"] == 2 and "prompt" not in updates
 
 
+def test_what_a_preset_replaced_comes_back(panel: PresetsPanel) -> None:
+    mine = {"negative": "a long careful one", "size": "832x1216", "steps": "17", "seed": "5", "count": 4}
+    ask(panel, {"do": "save", "name": "Other"})
+    for question in ({"do": "take", "name": "Other"}, {"do": "reset"}):
+        said, updates = ask(panel, question, prompt="a fox", **mine)
+        assert updates["negative"] == "" and "prompt" not in said["former"]
+        undo = {"do": "undo", "name": "before", "former": said["former"]}
+        said, updates = ask(panel, undo)
+        assert said["name"] == "before" and "prompt" not in updates and {**updates, **mine} == updates
+    for odd in (None, 7, "x", {"size": 7, "nothing": 1}, {"prompt": "mine"}):
+        assert ask(panel, {"do": "undo", "name": "", "former": odd})[1] == {}
+
+
 def test_a_seed_that_was_fixed_belongs_to_the_preset(panel: PresetsPanel, tmp_path: Path) -> None:
     ask(panel, {"do": "save", "name": "Fixed"}, seed="7")
     assert load_presets(tmp_path / "presets").find("Fixed").values["seed"] == 7

@@ -48,18 +48,28 @@ export const listen = (name, told) => {
   return () => listeners[name].delete(told);
 };
 const taken = {};
-// Gradio calls this with every value it shows anew, whoever has set it.
-// `begin` holds what they were at the start: a field that differs shows the way back.
+// What the fields held at the start: as the page was made, unless the program has begun with something else.
+let made = {}, instead = {};
+const beginning = (name, otherwise) => instead[name] ?? otherwise;
+// A field that differs shows the way back.
+const mark = (name, value) =>
+  document.getElementById(`place-${name}`)?.classList.toggle("changed", String(value ?? "") !== String(beginning(name, made[name]) ?? ""));
+const began = (text) => {
+  instead = JSON.parse(text || "{}");
+  for (const name of Object.keys(made)) mark(name, taken[name] ?? made[name]);
+};
+// Gradio calls this with every value it shows anew, whoever has set it. `begin` holds what the page was made with.
 export const take = (names, values, begin = null) => {
+  if (begin) made = begin;
   names.forEach((name, i) => {
-    if (begin) document.getElementById(`place-${name}`)?.classList.toggle("changed", String(values[i] ?? "") !== String(begin[name] ?? ""));
+    if (begin) mark(name, values[i]);
     if (taken[name] === values[i]) return;
     taken[name] = values[i];
     for (const told of listeners[name] ?? []) told(values[i]);
   });
 };
 export const known = (name) => taken[name];
-window.fooocusPanels = Object.assign(window.fooocusPanels ?? {}, { take });
+window.fooocusPanels = Object.assign(window.fooocusPanels ?? {}, { take, began, beginning });
 
 // Lists of the server. Whoever shows one is told of each change while any who shows it can be seen.
 const lists = {};

@@ -91,8 +91,16 @@ class PresetsPanel extends HTMLElement {
 
   ask(what, more = {}) {
     this.last = { do: what, ...more };
+    this.before = this.kept;
     this.says.replaceChildren();
     write("preset-ask", JSON.stringify({ ...this.last, number: ++this.asked }));
+  }
+
+  // What was replaced may have been much work, such as a long negative prompt.
+  undo(former) {
+    const { name } = this.before;
+    const button = el("button", { type: "button", class: "quiet", onclick: () => this.ask("undo", { name, former }) }, "Undo");
+    this.says.replaceChildren(el("span", {}, "All settings but the prompt were replaced."), " ", button);
   }
 
   hear(text) {
@@ -110,6 +118,7 @@ class PresetsPanel extends HTMLElement {
     refresh("presets");
     if (said.do === "rename") { this.keep(said.name, this.kept.print); return; }
     if (said.do === "save") this.says.textContent = "Saved.";
+    if (said.former) this.undo(said.former);
     this.kept = { name: said.name, print: "" };
     setTimeout(() => this.keep(said.name, this.print()), SETTLED_MS);
     this.draw();
