@@ -41,8 +41,11 @@ WORKER_ENVIRONMENT = {
 PAGE_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
-def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) -> None:
-    """Serve the page until it is interrupted. ``defaults`` are what the page's controls begin with."""
+def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) -> int:
+    """Serve the page until it is interrupted; return how many jobs go on at the next start.
+
+    ``defaults`` are what the page's controls begin with.
+    """
     own = dict(os.environ)  # what the person has set, such as a hub, a token or a wish to stay offline
     os.environ.update(PAGE_ENVIRONMENT)
     from fooocus.jobs.lock import FolderLock
@@ -69,6 +72,7 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
             ready(address)
 
         serve(config, jobs, defaults, ready=told, first_run=models, spare=spare)
+        return len(jobs.jobs(states=("waiting", "running")))
 
 
 def stand_in(config: Config, defaults: Request) -> Request | None:

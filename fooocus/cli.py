@@ -98,8 +98,14 @@ def _page(parsed: argparse.Namespace) -> int:
         print(f"The page is at {url} - close this window or press Ctrl+C to end.", flush=True)
 
     config = _config(parsed)
-    app.run_page(config, _request(parsed, _beginning(parsed, config, load_stock(config.styles_folder))), ready)
+    request = _request(parsed, _beginning(parsed, config, load_stock(config.styles_folder)))
+    left = app.run_page(config, request, ready)
+    print(f"Ended.{f' {_jobs(left)} at the next start.' if left else ''}", flush=True)
     return 0
+
+
+def _jobs(count: int) -> str:
+    return "1 job goes on" if count == 1 else f"{count} jobs go on"
 
 
 def _generate(parsed: argparse.Namespace) -> int:

@@ -83,13 +83,23 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
 class Guard:
     """Refuse what does not come from this page's own address; pass the rest to ``app`` with an owner cookie.
 
-    ``port`` is the one that is really bound. ``seconds`` is the pause after a wrong password. Raises
+    ``port`` is the one that is really bound. ``seconds`` is the pause after a wrong password. ``goodbye`` is for the
+    server to call before it waits for its connections: it ends those that have no end. Raises
     :class:`~fooocus.errors.ConfigError` when the network would be let in without a password.
     """
 
-    def __init__(self, app: App, config: Config, port: int, *, seconds: float = WRONG_TRY_SECONDS) -> None:
+    def __init__(
+        self,
+        app: App,
+        config: Config,
+        port: int,
+        *,
+        seconds: float = WRONG_TRY_SECONDS,
+        goodbye: Callable[[], None] = lambda: None,
+    ) -> None:
         if not config.password and (config.listen or not _is_loopback(config.host)):
             raise ConfigError([f"serving on {config.host} opens the page to the network and needs a password."])
+        self.goodbye = goodbye
         self._app = app
         self._port = port
         self._listens = config.listen

@@ -46,10 +46,18 @@ class Live:
     def __init__(self, watch: Watch, follow: Follow, mark: str) -> None:
         self._watch, self._follow, self._mark = watch, follow, mark
         self._held: dict[str, list[_Desk]] = {}  # by browser, the oldest first
+        self._over = False
 
     def route(self) -> Route:
         """Return the route under which pages listen."""
         return Route(ADDRESS, self._listen)
+
+    def close(self) -> None:
+        """End all streams, which would hold up a server that waits for its connections. To be called in its loop."""
+        self._over = True
+        for held in self._held.values():
+            for desk in held:
+                desk.ring()
 
     async def _listen(self, request: WebRequest) -> StreamingResponse:
         ids = request.query_params.get("tab", "").split()[-KEPT_IDS:]
@@ -70,7 +78,7 @@ class Live:
         silent = {*speakers}
         try:
             yield _event("page", self._mark)
-            while silent or not desk.sent_away:
+            while not self._over and (silent or not desk.sent_away):
                 words = await desk.read()
                 ended = {kind for kind, speaker in speakers.items() if speaker.done()}
                 silent -= words.keys() | ended  # perhaps nothing was there to be watched
@@ -79,7 +87,8 @@ class Live:
                     if (error := speakers[kind].exception()) is not None:
                         logging.getLogger("fooocus.ui").error("a page was not told any more", exc_info=error)
                         return  # the page asks anew
-            yield _event("pause", _GLANCE_SECONDS)
+            if not self._over:
+                yield _event("pause", _GLANCE_SECONDS)
         finally:
             for speaker in speakers.values():
                 speaker.cancel()
@@ -124,6 +133,10 @@ class _Desk:
     def send_away(self) -> None:
         """Let the stream end as soon as all is said."""
         self.sent_away = True
+        self._rings.set()
+
+    def ring(self) -> None:
+        """Wake the reader, though there is nothing new."""
         self._rings.set()
 
     async def read(self) -> dict[str, Any]:

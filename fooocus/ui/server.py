@@ -47,7 +47,7 @@ from fooocus.ui.welcome import Welcome, measured_seconds
 
 PORTS_TRIED = 100
 _CONNECTIONS = 8192
-GOODBYE_SECONDS = 1  # an open page holds its connection for ever; it is not waited for
+GOODBYE_SECONDS = 1  # what is still being answered then is not waited for
 
 _MEDIA: Mapping[str, str] = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _FINISHED: tuple[State, ...] = ("finished",)
@@ -95,7 +95,7 @@ def serve(
             timeout_graceful_shutdown=GOODBYE_SECONDS,
         )
         try:
-            _Server(options, answer).run(sockets=[listener])
+            _Server(options, answer, app.goodbye).run(sockets=[listener])
         except KeyboardInterrupt:
             return  # uvicorn has already closed everything and raises the signal again
 
@@ -144,8 +144,10 @@ def build_app(
     page = Page(config, jobs, defaults, watcher, welcome, Remedies(jobs, first_run, spare), estimator)
     made = compiled(defaults, models=welcome.knows_models, folder=config.data / COMPILED)
     protocol, served = Protocol(made.functions, page.once()), mark(made)
-    app.router.routes.extend([*protocol.routes(), Live(page.watch, page.follow, served).route()])
-    return Guard(Files(app, made, protocol.app_id, served), config, port, seconds=wrong_try_seconds)
+    live = Live(page.watch, page.follow, served)
+    app.router.routes.extend([*protocol.routes(), live.route()])
+    files = Files(app, made, protocol.app_id, served)
+    return Guard(files, config, port, seconds=wrong_try_seconds, goodbye=live.close)
 
 
 def allow_many_connections() -> None:
@@ -197,16 +199,20 @@ def address(host: str, port: int) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it answers."""
+    """uvicorn's server, which says when it answers and when it begins to end."""
 
-    def __init__(self, config: uvicorn.Config, answers: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, answers: Callable[[], None], ends: Callable[[], None]) -> None:
         super().__init__(config)
-        self._answers = answers
+        self._answers, self._ends = answers, ends
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if not self.should_exit:
             self._answers()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ends()
+        await super().shutdown(sockets=sockets)
 
 
 def _add_routes(app: Starlette, config: Config, jobs: Jobs, previews: Previews) -> None:

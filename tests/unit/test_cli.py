@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fooocus import cli
+from fooocus import app, cli
 from fooocus.request import LoraUse, Recipe, Request, Size
 from tests.tiny import REPOSITORY
 
@@ -238,3 +238,15 @@ def test_control_c_stops_with_a_word(tmp_path: Path, models: list[str]) -> None:
     assert time.monotonic() - asked < 60, "the picture was finished first"
     process.stdout.close()
     assert list(tmp_path.rglob("*.png")) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "word"), [(0, "Ended.\n"), (1, "Ended. 1 job goes on at the next start.\n"), (3, "Ended. 3 jobs go on")]
+)
+def test_the_page_says_goodbye_and_what_goes_on(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, left: int, word: str
+) -> None:
+    monkeypatch.setattr(app, "run_page", lambda config, request, ready: (ready("http://here/"), left)[1])
+    assert cli.main(["--no-browser"]) == 0
+    first, goodbye = capsys.readouterr().out.split("\n", 1)
+    assert "http://here/" in first and goodbye.startswith(word)

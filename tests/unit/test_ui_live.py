@@ -233,6 +233,22 @@ def test_a_browser_holds_four_and_the_oldest_makes_room_for_the_newest(
     anyio.run(listen)
 
 
+def test_the_servers_end_is_the_end_of_every_stream() -> None:
+    async def listen() -> None:
+        live = Live(a_picture, endless, MARK)
+        tabs = [Tab(live, f"tab=a&page={number}", COOKIE) for number in range(3)]
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for one in tabs:
+                    group.start_soon(one.listen)
+                    await one.until(("news", NEWS))
+                live.close()  # no page has closed
+            await Tab(live, "tab=a&page=late", COOKIE).listen()
+        assert all(PAUSE not in one.heard for one in tabs) and live._held == {}
+
+    anyio.run(listen)
+
+
 def test_one_that_breaks_is_logged_and_the_page_may_ask_anew(caplog: pytest.LogCaptureFixture) -> None:
     async def watch(ids: list[str], owner: str) -> AsyncIterator[str]:
         yield "a picture"
