@@ -81,10 +81,12 @@ class View:
     """Hold what the stage shows of one job. ``fraction`` of the whole job never falls; ``preview`` counts frames.
 
     ``done`` and ``walked`` say of each picture, in order, how far it is as a part of 1 and how many steps it has gone:
-    a job may work on its pictures in turns. ``pace`` is the seconds of a step; the last was at ``stepped_at``, when all
-    pictures together had gone ``paced`` steps. ``course`` is what this computer's history says of the job, ``loaded``
-    whether its models are at hand. ``slow`` is the worker's sentence where it draws on the processor although a card
-    is there. ``left`` is the time left as people are told it, calmer than :attr:`seconds_left`.
+    a job may work on its pictures in turns. ``course`` is what this computer's history says of the job, ``loaded``
+    whether its models are at hand. ``pace`` is the seconds of a step or, with a course, how many times as long as that
+    says the steps of this job take, because a refiner's are others than a base's; the last step was at
+    ``stepped_at``, when all pictures together had gone ``paced`` steps. ``slow`` is the worker's sentence where it
+    draws on the processor although a card is there. ``left`` is the time left as people are told it, calmer than
+    :attr:`seconds_left`.
     """
 
     job: str = ""
@@ -136,7 +138,7 @@ class View:
         if not self.picture:
             return None
         time = self.course.time
-        seconds = time.picture_seconds * sum(1 - _at(self.done, number) for number in left) * _hurry(self)
+        seconds = time.picture_seconds * sum(1 - _at(self.done, number) for number in left) * (self.pace or 1.0)
         return seconds + (0.0 if self.loaded else time.loading_seconds)
 
 
@@ -187,7 +189,7 @@ def _told(view: View, event: Event, now: float, outputs: Path) -> View:
             return _advance(view, picture, _sampled(view, step, steps))
         case Step(picture, pictures, step, steps, preview):
             walked = _put(view.walked, picture - 1, step, 0)
-            pace = _pace(view, picture, sum(walked) - view.paced, now)
+            pace = _pace(view, picture, step, sum(walked) - view.paced, now)
             view = change(view, phase="running", ahead=0, picture=picture, pictures=pictures, step=step, steps=steps)
             view = change(view, pace=pace, stepped_at=now, paced=sum(walked), walked=walked)
             view = change(view, preview=view.preview + bool(preview), loaded=True)
@@ -246,15 +248,6 @@ def _sampled(view: View, step: int, steps: int) -> float:
     return min(course.sampled_seconds(step) / course.time.picture_seconds, 1 - _SAVING_PART)
 
 
-def _hurry(view: View) -> float:
-    """Return how much longer the steps of this job take than the history says."""
-    course = view.course
-    if course is None or not view.pace or not view.step:
-        return 1.0
-    usual = course.sampled_seconds(view.step) - course.sampled_seconds(view.step - 1)
-    return view.pace / usual if usual > 0 else 1.0
-
-
 def _at(values: tuple[_Number, ...], place: int) -> _Number | int:
     return values[place] if 0 <= place < len(values) else 0
 
@@ -264,14 +257,15 @@ def _put(values: tuple[_Number, ...], place: int, value: _Number, nothing: _Numb
     return (*before[:place], value, *before[place + 1 :])
 
 
-def _pace(view: View, picture: int, steps: int, now: float) -> float:
-    """Return the mean of seconds per step, later the running one; the first step of a picture is no measure.
+def _pace(view: View, picture: int, step: int, steps: int, now: float) -> float:
+    """Return the mean of what steps take, later the running one; the first step of a picture is no measure.
 
     ``steps`` is how many were gone since the last one of this picture, those of pictures made at once with it included.
     """
-    if picture != view.picture or not view.stepped_at or steps <= 0:
+    usual = 1.0 if view.course is None else view.course.sampled_seconds(step) - view.course.sampled_seconds(step - 1)
+    if picture != view.picture or not view.stepped_at or steps <= 0 or usual <= 0:
         return view.pace
-    newest = (now - view.stepped_at) / steps
+    newest = (now - view.stepped_at) / steps / usual
     weight = max(_PACE_WEIGHT, 1 / max(1, sum(view.walked)))
     return newest if not view.pace else view.pace + weight * (newest - view.pace)
 
@@ -303,7 +297,7 @@ class Watcher:
         self._previews = previews
         self._outputs = outputs
         self._course = course
-        self._paces: OrderedDict[str, float] = OrderedDict()  # of recent jobs, for whoever begins to look at one
+        self._paces: OrderedDict[tuple[str, bool], float] = OrderedDict()  # for whoever begins to look at a job
 
     def mine(self, ids: Sequence[str], owner: str) -> list[Job]:
         """Return those of ``ids`` that exist and belong to ``owner``, in order."""
@@ -351,7 +345,8 @@ class Watcher:
                 loop.call_soon_threadsafe(news.set)
 
         course = await anyio.to_thread.run_sync(self._course, job)
-        view = dataclasses.replace(opening(job), course=course, pace=self._paces.get(job.id, 0.0))
+        pace = self._paces.get((job.id, course is None), 0.0)
+        view = dataclasses.replace(opening(job), course=course, pace=pace)
         last = 0
         shown: View | None = None
         end = self._jobs.listen(job.id, heard)
@@ -384,7 +379,7 @@ class Watcher:
     def _keep_pace(self, view: View) -> None:
         """Remember how fast a job goes, so that who looks at it anew is told at once how long it takes."""
         if view.pace and view.active:
-            self._paces[view.job] = view.pace
-            self._paces.move_to_end(view.job)
+            self._paces[view.job, view.course is None] = view.pace
+            self._paces.move_to_end((view.job, view.course is None))
         while len(self._paces) > _KEPT_PACES:
             self._paces.popitem(last=False)
