@@ -17,6 +17,22 @@ import sys
 from pathlib import Path
 
 OLDEST, NEWEST = (3, 11), (3, 14)
+HELP = """python launch.py [command] [options]
+
+Makes pictures from a sentence, on this computer. The first start installs what that needs into .venv beside
+launch.py: it takes some minutes, the Internet and about 1.2 GB of the disk (10 GB for an NVIDIA card). Later
+starts need no network.
+
+  python launch.py                        open the page in the browser
+  python launch.py generate "a prompt"    make pictures without the page
+  python launch.py doctor                 say what this computer can do, and which model files are here
+  python launch.py fetch                  fetch the model files that are missing
+  python launch.py bench                  measure how fast this computer is
+  python launch.py test                   run every check there is
+
+  --torch NAME    cuda, cu126, rocm, xpu, cpu or default: the build of torch to install; left out: what fits
+
+Nothing is installed yet. After the first start --help lists every option."""
 
 if not OLDEST <= sys.version_info[:2] <= NEWEST:
     sys.stderr.write(
@@ -39,6 +55,9 @@ def main(arguments: list[str]) -> int:
     asked, arguments = take_option(arguments, "--torch")
     testing = arguments[:1] == ["test"]
     state = read_state(place)
+    if arguments in (["--help"], ["-h"]) and "packages" not in state:  # nobody who asks for help waits minutes for it
+        say(HELP)
+        return 0
     try:
         asked = asked or os.environ.get("FOOOCUS_TORCH", "") or state.get("asked", "")
         prepare(place, choose_build(asked, state.get("torch", "")), with_tests=testing)

@@ -136,7 +136,7 @@ def _generate(parsed: argparse.Namespace) -> int:
                 codes.append(0)
             case Failed(code=code, field=field):
                 spare = app.stand_in(config, request) if code == MissingModel.__name__ else None
-                if spare and spare.base != request.base:
+                if spare and spare.base != request.base and parsed.preset != STAND_IN:
                     print(_UNTIL_THEN, file=sys.stderr)
                 wrong_use = field is not None or code == ConfigError.__name__
                 codes.append(EXIT_WRONG_USE if wrong_use else EXIT_FAILED)
@@ -271,8 +271,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _mistyped(kind: str, word: str, known: Collection[str], prog: str) -> RequestError:
-    near = difflib.get_close_matches(word, known, n=1)
-    guess = f"Did you mean {near[0]}? " if near else ""
+    near = difflib.get_close_matches(word, known, n=2, cutoff=0.8) or difflib.get_close_matches(word, known, n=1)
+    guess = f"Did you mean {' or '.join(near)}? " if near else ""
     return RequestError(kind, f"There is no {kind} {word[:60]!r}.", guess + _help(prog))
 
 

@@ -47,18 +47,25 @@ _BY_NTSTATUS = {
 
 
 def explain(code: int) -> tuple[str, str]:
-    """Turn the exit code of a process into (the rest of a sentence that begins with a subject, a remedy)."""
+    """Turn the exit code of a process into (the rest of a sentence that begins with a subject, a remedy).
+
+    The signal's name, which tells a person nothing, is left to :func:`named` and the log.
+    """
     if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        words, remedy = _BY_SIGNAL.get(name, ("was ended", _AGAIN))
-        return f"{words} ({name})", remedy
+        return _BY_SIGNAL.get(named(code), ("was ended", _AGAIN))
     if code & 0xFFFFFFFF in _BY_NTSTATUS:
-        words, remedy = _BY_NTSTATUS[code & 0xFFFFFFFF]
-        return f"{words} (0x{code & 0xFFFFFFFF:08X})", remedy
+        return _BY_NTSTATUS[code & 0xFFFFFFFF]
     return f"ended by itself (exit code {code})", _AGAIN
+
+
+def named(code: int) -> str:
+    """Name an exit code as a helper wants to read it in a log or a report."""
+    if code >= 0:
+        return f"0x{code & 0xFFFFFFFF:08X}" if code & 0xFFFFFFFF in _BY_NTSTATUS else f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def stays_down(starts: int, sentence: str, tail: Sequence[str]) -> Failed:

@@ -278,12 +278,14 @@ class Dispatcher:
             late = "did not answer to Stop and was ended" if ready else "was not ready in time and was ended"
             words, remedy = process.words or late, "Generate again."
         sentence = f"The worker process {words}."
-        _log().warning("%s Job: %s. Exit code: %s.", sentence, state.job, code)
+        _log().warning("%s Job: %s. The process: %s.", sentence, state.job, deaths.named(code))
         if state.job is not None and not self._begun:
             self._take_back(state.job)
+        elif state.job in self.stops:
+            self._end(state.job, Cancelled())
         elif state.job is not None:
-            fault = Failed("WorkerError", sentence, remedy)
-            self._end(state.job, Cancelled() if state.job in self.stops else fault)
+            self._end(state.job, Failed("WorkerError", sentence, remedy))
+            sentence = ""  # the job says it; the line about the worker need not say it again
         self._after_death(sentence, ready=ready, tail=tuple(process.tail))
 
     def _after_death(self, sentence: str, *, ready: bool, tail: Sequence[str] = ()) -> None:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from fooocus.jobs.deaths import named
+
 _TAIL_LINES = 20  # of standard error, shown when a worker does not start
 _LOG_BYTES = 2_000_000  # three files of this size are kept
 _EXIT_SECONDS = 5.0  # for a process that has closed its pipe
@@ -145,6 +147,8 @@ class WorkerProcess:
             code = self._popen.wait()
         self._outbox.put(None)
         self._threads[2].join(1.0)  # a grandchild may hold standard error open for ever
+        if code:
+            self._log.write(f"the worker is gone: {named(code)}\n".encode())
         self._gone(self, code)
 
     def _write(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from fooocus.errors import MissingModel, ModelError
 from fooocus.models.catalogue import Kind as ModelKind
-from fooocus.models.scan import SUFFIX, match_name, near_names
+from fooocus.models.scan import SUFFIX, match_name, no_such
 
 
 class Catalog:
@@ -61,7 +61,7 @@ class Catalog:
         files = self._files(kind)
         found = match_name(text, files)
         if len(found) > 1:
-            raise ModelError(f"{text} may mean {' or '.join(sorted(found))}.", "Give its folder with it.")
+            raise ModelError(f"{text} may mean {', '.join(sorted(found))}.", "Give its folder with it.")
         if found:
             return files[found[0]]
         raise self._missing(kind, text, list(files))
@@ -80,9 +80,5 @@ class Catalog:
         return files
 
     def _missing(self, kind: ModelKind, text: str, files: list[str]) -> MissingModel:
-        near = near_names(text, files)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
         folder = next(iter(self.folders.get(kind, ())), Path("models"))
-        return MissingModel(
-            f"There is no {kind} named {text}.{hint}", f"Put the file into {folder}, or give its whole path."
-        )
+        return MissingModel(no_such(kind, text, files), f"Put the file into {folder}, or give its whole path.")

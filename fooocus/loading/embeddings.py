@@ -101,7 +101,7 @@ class Embeddings:
         folders = ", ".join(str(folder) for folder in self.folders)
         raise MissingModel(
             f"There is no embedding named {name!r} in {folders}.",
-            f"Did you mean {' or '.join(near)}?" if near else "Put its .safetensors file there, or remove the word.",
+            f"Did you mean {', '.join(near)}?" if near else "Put its .safetensors file there, or remove the word.",
         )
 
     def stamp(self, text: str) -> object:

@@ -23,6 +23,8 @@ FOLDERS: Mapping[Kind, str] = {
     "vae": "vae",
     "embedding": "embeddings",
 }
+# What a person reads.
+CALLED: Mapping[Kind, str] = {"checkpoint": "checkpoint", "lora": "LoRA", "vae": "VAE", "embedding": "embedding"}
 CATALOGUE = Path(__file__).resolve().with_name("catalogue.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -139,18 +139,20 @@ class Downloader:
 
     def _receive_all(self, entry: Entry, part: PartFile, course: _Course, stop: threading.Event, tell: Tell) -> None:
         """Go on until all bytes are there, over as many connections as it takes."""
+        said = ""  # why the last try failed, which holds until bytes come again
         while part.received < part.size_bytes:
             if stop.is_set():
                 raise Stopped("Stopped.")
             source = course.source
             try:
-                tell("fetching", part.received, "")
+                tell("retrying" if said else "fetching", part.received, said)
                 with self._connection(entry, source, part.received) as response:
                     self._receive(entry, source, part, response, stop, tell)
             except DownloadError as error:
                 pause = course.blame(error, part.received)
-                when = f" in {duration(pause)}" if pause >= 1 else ""
-                tell("retrying", part.received, f"{error.sentence} Trying again{when}.")
+                when = f"Trying again in {duration(pause)}." if pause >= 1 else "Trying again."
+                tell("retrying", part.received, " ".join((error.sentence, when)))  # the page translates one by one
+                said = " ".join((error.sentence, "Trying again."))
                 stop.wait(pause)
 
     @contextmanager

@@ -21,7 +21,7 @@ from fooocus.models.download import RESERVE_BYTES, Downloader, Patience, Phase, 
 from fooocus.models.hashes import FileMemory, Stamp
 from fooocus.models.hub import Source, complete, make_client, sources
 from fooocus.models.partfile import Disk, discard, fetched_bytes
-from fooocus.models.troubles import FetchedElsewhere, too_little_room
+from fooocus.models.troubles import FetchedElsewhere, NoConnection, too_little_room
 
 if TYPE_CHECKING:  # see hub.py
     import httpx
@@ -283,7 +283,8 @@ class Fetcher:
             with self._changed:
                 self._settle(task)
         except (FooocusError, OSError) as error:
-            _log.warning("%s: %s", task.entry.name, error)
+            reason = error.reason if isinstance(error, NoConnection) else ""
+            _log.warning("%s: %s", task.entry.name, f"{error} {reason}".rstrip())
             with self._changed:
                 task.phase, task.samples = "failed", deque()
                 task.error = error if isinstance(error, FooocusError) else FooocusError(str(error))

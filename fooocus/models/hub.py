@@ -183,7 +183,7 @@ def cannot_ask() -> tuple[type[Exception], ...]:
 
 
 def unreachable(error: Exception, source: Source, entry: Entry) -> DownloadError:
-    """Put a failed connection into a sentence."""
+    """Put a failed connection into a sentence; what the system said of it is for the log."""
     import httpx
 
     if isinstance(error, httpx.ProxyError) and str(error).startswith("407"):
@@ -191,9 +191,11 @@ def unreachable(error: Exception, source: Source, entry: Entry) -> DownloadError
     # What the client refuses to send it quotes, and that may be a token.
     secret = isinstance(error, httpx.LocalProtocolError)
     reason = type(error).__name__ if secret else str(error).strip() or type(error).__name__
+    sentence = f"There is no connection to {source.endpoint}."
+    if "CERTIFICATE_VERIFY_FAILED" in reason:  # the network is well, and looking at it would find nothing
+        sentence = f"There is no secure connection to {source.endpoint}: its certificate is not trusted here."
     return NoConnection(
-        f"There is no connection to {source.endpoint}: {reason[:120]}.",
-        "Check the network and the proxy; or, on another computer, " + by_hand(entry, source),
+        sentence, "Check the network and the proxy; or, on another computer, " + by_hand(entry, source), reason[:200]
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from fooocus.errors import MissingModel, ModelError
-from fooocus.models.catalogue import Kind
+from fooocus.models.catalogue import CALLED, Kind
 from fooocus.models.hashes import Content, FileMemory, Stamp, is_text
 from fooocus.models.recognise import recognise_file
 
@@ -23,6 +23,7 @@ SUFFIX = ".safetensors"
 _OLD_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _DEPTH = 8  # of subfolders
 _BATCH = 200  # files after which a first scan keeps what it learned
+_MOST_NAMED = 8  # files that a sentence names; more are a list that nobody reads
 _log = logging.getLogger(__name__)
 
 
@@ -115,11 +116,10 @@ class Shelves:
         files = self._by_name(kind)
         fitting = match_name(name, files)
         if len(fitting) > 1:
-            raise ModelError(f"{name} may mean {' or '.join(sorted(fitting))}.", "Give its folder with it.")
+            raise ModelError(f"{name} may mean {', '.join(sorted(fitting))}.", "Give its folder with it.")
         if not fitting:
-            hint = f" Did you mean {' or '.join(near)}?" if (near := near_names(name, files)) else ""
             folder = next(iter(self._folders.get(kind, ())), Path("models"))
-            raise MissingModel(f"There is no {kind} named {name}.{hint}", f"Put the file into {folder} and refresh.")
+            raise MissingModel(no_such(kind, name, files), f"Put the file into {folder} and refresh.")
         file = files[fitting[0]]
         if not file.path.is_file():
             raise MissingModel(
@@ -199,10 +199,14 @@ def match_name(text: str, files: Collection[str]) -> list[str]:
     return []
 
 
-def near_names(text: str, files: Collection[str]) -> list[str]:
-    """Return up to three files whose names look like the one that was asked for."""
+def no_such(kind: Kind, text: str, files: Collection[str]) -> str:
+    """Say that no file of a kind is called so, naming up to three that look like it, or all where they are few."""
     stems = {_stem(file).casefold(): file for file in files}
-    return [stems[stem] for stem in difflib.get_close_matches(_stem(text).casefold(), stems, n=3)]
+    near = [stems[stem] for stem in difflib.get_close_matches(_stem(text).casefold(), stems, n=3)]
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    if not near and 0 < len(files) <= _MOST_NAMED:
+        hint = f" Known are {', '.join(sorted(files, key=str.casefold))}."
+    return f"There is no {CALLED[kind]} named {text}.{hint}"
 
 
 def _stem(file: str) -> str:

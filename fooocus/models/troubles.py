@@ -28,7 +28,11 @@ class DownloadError(FooocusError):
 
 
 class NoConnection(DownloadError):
-    """Nobody answers."""
+    """Nobody answers. ``reason`` is what the system said, for the log."""
+
+    def __init__(self, sentence: str, remedy: str = "", reason: str = "") -> None:
+        super().__init__(sentence, remedy)
+        self.reason = reason
 
 
 class TooSlow(NoConnection):

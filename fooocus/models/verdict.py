@@ -122,7 +122,7 @@ def _sentence(fit: Fit, card: Card | None, seconds: tuple[float, float] | None) 
         case _ if card is not None:
             return f"This card has too little memory for SDXL, so the processor computes; {time}."
         case _:
-            return f"No graphics card: {time} with SDXL; the pocket model takes seconds."
+            return f"No graphics card: {time} with SDXL; the miniature model takes seconds."
 
 
 def _time(computer: Computer, card: Card | None) -> tuple[tuple[float, float] | None, str]:

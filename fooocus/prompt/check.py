@@ -187,5 +187,5 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     if file_key(name) in keys:
         return ""
     near = difflib.get_close_matches(file_key(name)[:100], keys, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(keys[key] for key in near)}?" if near else ""
+    hint = f" Did you mean {', '.join(keys[key] for key in near)}?" if near else ""
     return f"There is no {kind} named {name[:60]}.{hint}"

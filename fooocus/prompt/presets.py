@@ -64,11 +64,12 @@ class Presets:
         return tuple(self.by_name)
 
     def find(self, name: str) -> Preset:
-        """Return the preset; raise :class:`~fooocus.errors.RequestError` naming ``preset`` and near names."""
+        """Return the preset; raise :class:`~fooocus.errors.RequestError` naming ``preset`` and near names, or all."""
         if name in self.by_name:
             return self.by_name[name]
-        near = difflib.get_close_matches(name[:100], self.by_name, n=3, cutoff=0.5) or self.names
-        raise RequestError("preset", f"There is no preset {name[:60]!r}.", f"Known are {', '.join(near)}.")
+        near = difflib.get_close_matches(name[:100], self.by_name, n=3, cutoff=0.5)
+        remedy = f"Did you mean {', '.join(near)}?" if near else f"Known are {', '.join(self.names)}."
+        raise RequestError("preset", f"There is no preset {name[:60]!r}.", remedy)
 
     def outside(self, prompt: str, base: str) -> str:
         """Return what is to be said about a prompt that the model ``base`` knows nothing of, or nothing."""

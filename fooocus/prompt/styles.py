@@ -107,7 +107,7 @@ class Styles:
         keys = {_key(known): known for known in self.by_name}
         near = difflib.get_close_matches(_key(name)[:100], keys, n=3, cutoff=0.5)
         if near:
-            return f"Did you mean {' or '.join(keys[key] for key in near)}?"
+            return f"Did you mean {', '.join(keys[key] for key in near)}?"
         return "Choose one from the list of styles, or none."
 
 

@@ -48,7 +48,7 @@ class WordLists:
         if len(found) == 1:
             return found[0]
         near = found or difflib.get_close_matches(name, self.by_name, n=3, cutoff=0.5)
-        remedy = f"Did you mean {' or '.join(f'__{known}__' for known in near)}?" if near else "See the list of names."
+        remedy = f"Did you mean {', '.join(f'__{known}__' for known in near)}?" if near else "See the list of names."
         raise RequestError("prompt", f"There is no word list __{name}__.", remedy)
 
 

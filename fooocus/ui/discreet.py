@@ -33,7 +33,7 @@ _KEPT_TAIL = re.compile(
 )
 _SOURCE_LINE = re.compile(r"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?\s{4}\S")  # a line of code below its file's line
 _QUOTED = re.compile(r"""(?<!\w)(?:'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|“[^”\n]*”|‘[^’\n]*’|`[^`\n]*`)""")
-_GUESS = re.compile(r"Did you mean [^\n]*?\?")
+_GUESS = re.compile(r"Did you mean [^\n]*?\?|Known are [^\n]*")
 _FORMS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "<token>"),
     (re.compile(r"(?i)(?<![<\w])(password|passwd|token|secret|api[_-]?key|authorization)(\W{1,3})\S+"), r"\1\2<token>"),

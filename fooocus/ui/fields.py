@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import secrets
 import unicodedata
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ Kind = Literal["text", "whole", "slider", "choice", "pills", "size", "styles", "
 
 AUTOMATIC = ""  # the value by which a control says "you choose"
 MAX_LORA_ROWS = 64  # more is no wish but a spoiled memory
+_LONGEST_NUMBER = 40  # in signs; beyond it nobody reads a number, and of thousands Python makes none
 SEED_RANGE = 2**32  # random seeds are short enough to be read out aloud; typed ones may be longer
 
 
@@ -130,9 +132,13 @@ def _whole(row: Row, value: Any) -> int | None:
         return None
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if not (text.isascii() and text.isdigit() and len(text) <= 19):  # 2**63 has 19 digits
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
         raise RequestError(row.name, f"{row.label}: {text[:40]!r} is no whole number.", "Type digits, or clear it.")
-    return int(text)
+    if len(text) > _LONGEST_NUMBER:
+        low, high = METADATA[row.name]["low"], METADATA[row.name]["high"]
+        number = f"{text[:_LONGEST_NUMBER]}…"
+        raise RequestError(row.name, f"{row.name} is {number}.", f"It must lie between {low} and {high}.")
+    return int(text)  # the request says what is too small or too large
 
 
 def _parsed(row: Row, value: Any) -> Any:

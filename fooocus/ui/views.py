@@ -280,7 +280,7 @@ def status(phase: str, reason: str) -> str:
         case "starting":
             words = "The engine is starting. You can already generate."
         case "restarting":
-            words = f"The engine is starting again. {reason}"
+            words = f"The engine is starting again. {reason}" if reason else "The engine is starting again."
         case "down":
             words = f"The engine does not start. {reason}"
         case _:

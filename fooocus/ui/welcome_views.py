@@ -39,11 +39,15 @@ def quiet_line(look: Look | None) -> str:
         return ""
     moving = [file for file in look.under_way if file.phase != "paused"]
     if moving:
-        return _back(f"Fetching {progress_line(look.progress)}")
+        reasons = _held_up(look)
+        return _back(reasons[0] if reasons else f"Fetching {progress_line(look.progress)}")
     if look.unfinished:
+        faults = [look.trouble.sentence] if look.trouble else [file.sentence for file in look.failed]
+        if faults:
+            return _back(" ".join(("Fetching failed.", faults[0])))
         count = len(look.unfinished)
         words = "1 file is missing" if count == 1 else f"{count} files are missing"
-        return _back(f"The miniature draws meanwhile: {words}" if look.meanwhile else words)
+        return _back(f"The miniature model draws meanwhile: {words}" if look.meanwhile else words)
     computer, verdict = look.survey.computer, look.survey.verdict
     card = computer.cards[0].name.removeprefix("NVIDIA ").removeprefix("GeForce ") if computer.cards else ""
     return _line(f"{card}, {_FITS[verdict.fit]}" if card else _FITS[verdict.fit])
@@ -56,7 +60,10 @@ def panel(look: Look | None) -> str:
     if not look.unfinished:
         return ""
     told = {file.name: file for file in look.progress.files if file.phase not in ("done", "cancelled")}
-    rows = "".join(_row(file, told.get(file.entry.name)) for file in look.survey.files)
+    reasons = _held_up(look)
+    shared = reasons[0] if len(reasons) == 1 else ""  # what holds up all is said once, above them
+    rows = "".join(_row(file, told.get(file.entry.name), shared) for file in look.survey.files)
+    held = f'<p class="note">{escape(shared)}</p>' if shared else ""
     title = _title(look)
     buttons = _buttons(look)
     # What to do stands beside what went wrong, so that it is in sight on a phone too.
@@ -67,9 +74,16 @@ def panel(look: Look | None) -> str:
         f'<section class="welcome"{meanwhile} aria-label="First run" data-title="{overall}{escape(title)}">'
         f'<h2 role="status">{escape(title)}</h2>'
         f"{_fault(look)}{above}{_computer(look)}{_meanwhile(look)}"
-        f'<ul class="files">{rows}</ul>'
+        f'{held}<ul class="files">{rows}</ul>'
         f"{_overall(look)}{below}{_by_hand(look)}</section>"
     )
+
+
+def _held_up(look: Look) -> tuple[str, ...]:
+    """Return why nothing comes just now, each reason once; nothing as long as one file comes."""
+    begun = [file for file in look.under_way if file.phase not in ("waiting", "paused")]
+    stuck = all(file.phase == "retrying" for file in begun)
+    return tuple(dict.fromkeys(file.sentence for file in begun)) if stuck else ()
 
 
 def _meanwhile(look: Look) -> str:
@@ -78,7 +92,7 @@ def _meanwhile(look: Look) -> str:
         return ""
     example = MINIATURE_EXAMPLES[0]
     return (
-        '<p class="meanwhile">Until the models are here, a miniature draws simple shapes within seconds: '
+        '<p class="meanwhile">Until the models are here, the miniature model draws simple shapes within seconds: '
         f'<button type="button" data-example="{escape(example)}">{escape(example)}</button></p>'
     )
 
@@ -117,8 +131,8 @@ def _machine(computer: Computer) -> str:
     return " · ".join([*words, f"{amount(computer.disk_free_bytes)} free on the disk"])
 
 
-def _row(file: WantedFile, progress: FileProgress | None) -> str:
-    """Return a file's row: what it is for, its name, how much of it is there."""
+def _row(file: WantedFile, progress: FileProgress | None, said: str) -> str:
+    """Return a file's row: what it is for, its name, how much of it is there. ``said`` is not said again."""
     name, _, purpose = file.entry.purpose.partition(":")
     size = amount(file.entry.size_bytes) if file.entry.size_bytes else "size unknown"
     done = progress.done_bytes if progress else file.fetched_bytes
@@ -138,7 +152,7 @@ def _row(file: WantedFile, progress: FileProgress | None) -> str:
         bar = _bar(done / file.entry.size_bytes, f"Progress of {file.entry.name}")
     use = _use(file) if file.state == "elsewhere" and progress is None else ""
     sentence = progress.sentence if progress and progress.phase != "failed" else file.sentence
-    note = f'<p class="note">{escape(sentence)}</p>' if sentence else ""
+    note = f'<p class="note">{escape(sentence)}</p>' if sentence and sentence != said else ""
     shown = name[:1].upper() + name[1:] if purpose else file.entry.name
     about = f"{file.entry.name} · {purpose.strip()}" if purpose else file.entry.licence
     return (

@@ -124,6 +124,9 @@ def test_without_a_network_it_says_how_to_do_it_by_hand(start: Start, visit: Vis
 
     visitor.page.click('[data-models="hide"]')
     visitor.page.wait_for_selector(".examples", state="visible")
+    quiet = visitor.page.inner_text("#status .missing button")
+    assert quiet == f"Fetching failed. There is no connection to {NOWHERE}."
+    visitor.shoot(f"360-{theme}-no-network-hidden")
     visitor.page.click("#status .missing button")
     shown(visitor, "Get the files by hand")
     visitor.generate("broken")  # an error takes the first screen's place; the way back stays

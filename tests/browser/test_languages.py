@@ -121,10 +121,23 @@ def test_it_changes_without_a_reload_and_is_remembered(server: PageServer, visit
         ("my model.safetensors is made for Flux.", "my model.safetensors ist für Flux gemacht."),
         ("guidance is 99.0. It must lie between 0.0 and 30.0.", "Guidance ist 99.0. Erlaubt ist 0.0 bis 30.0."),
         (
-            "The worker process was ended by the system, most likely because memory ran out (SIGKILL).",
-            "Der Arbeitsprozess wurde vom System beendet, wohl weil der Speicher ausging (SIGKILL).",
+            "The worker process was ended by the system, most likely because memory ran out.",
+            "Der Arbeitsprozess wurde vom System beendet, wohl weil der Speicher ausging.",
         ),
         ("The engine is starting again. Something new.", "Die Engine startet neu. Something new."),
+        (
+            "There is no connection to https://huggingface.co. Trying again in 16 s.",
+            "Keine Verbindung zu https://huggingface.co. Neuer Versuch in 16 s.",
+        ),
+        (
+            "Fetching failed. There is no connection to https://huggingface.co.",
+            "Das Laden ist fehlgeschlagen. Keine Verbindung zu https://huggingface.co.",
+        ),
+        (
+            "There is no word list __anymal__. Did you mean __animal__, __metal__?",
+            "Die Wortliste __anymal__ gibt es nicht. War __animal__, __metal__ gemeint?",
+        ),
+        ("seed is -5. It must lie between 0 and 9.", "Seed ist -5. Erlaubt ist 0 bis 9."),
         (
             "Everything fits on the card; the picture is decoded in stripes.",
             "Alles passt auf die Karte; das Bild wird in Streifen entwickelt.",

@@ -103,18 +103,24 @@ def test_pictures_are_on_disk_before_they_are_told(opened: Open) -> None:
 
 @posix
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "words", "name"),
     [
-        ({"die_at": 2}, "memory ran out (SIGKILL)"),
-        ({"segfault": True}, "native code (SIGSEGV)"),
-        ({"exit": 5}, "exit code 5"),
+        ({"die_at": 2}, "memory ran out.", "SIGKILL"),
+        ({"segfault": True}, "native code.", "SIGSEGV"),
+        ({"exit": 5}, "exit code 5", "exit code 5"),
     ],
 )
-def test_a_dead_worker_fails_its_job_and_the_next_runs(opened: Open, fault: dict[str, Any], words: str) -> None:
+def test_a_dead_worker_fails_its_job_and_the_next_runs(
+    opened: Open, tmp_path: Path, fault: dict[str, Any], words: str, name: str
+) -> None:
     jobs = opened()
     id = jobs.submit(fake(**fault), "me")
     follower = jobs.submit(fake(), "me")
     failed = watch(jobs, id)[-1]
+    while (state := jobs.worker_state()).phase == "busy":  # its job's end is told a hair before
+        time.sleep(0.001)
+    assert (state.phase, state.reason) == ("restarting", ""), "the job has said why"
+    assert f"the worker is gone: {name}" in (tmp_path / "worker.log").read_text(encoding="utf-8")
     assert isinstance(failed, Failed)
     assert failed.code == "WorkerError"
     assert words in failed.sentence

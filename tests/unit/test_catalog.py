@@ -58,7 +58,7 @@ def test_a_name_in_a_subfolder_is_found(catalog: Catalog, folder: Path, name: st
 
 
 def test_a_name_that_fits_two_files_is_asked_back(catalog: Catalog) -> None:
-    with pytest.raises(ModelError, match=r"Photo/real\.safetensors or photo-b/real\.safetensors"):
+    with pytest.raises(ModelError, match=r"Photo/real\.safetensors, photo-b/real\.safetensors"):
         catalog.resolve("checkpoint", "real")
 
 
@@ -101,6 +101,20 @@ def test_a_missing_name_is_answered_with_the_nearest_and_the_folder(catalog: Cat
     with pytest.raises(MissingModel, match=r"Did you mean juggernaut\.safetensors\?") as caught:
         catalog.resolve("checkpoint", "jugernaut.safetensors")
     assert str(folder) in caught.value.remedy
+
+
+def test_a_missing_name_that_is_like_none_is_answered_with_all_where_they_are_few(tmp_path: Path) -> None:
+    for name in ("b", "A"):
+        (tmp_path / f"{name}.safetensors").touch()
+    catalog = Catalog({"lora": (tmp_path,)})
+    with pytest.raises(MissingModel) as caught:
+        catalog.resolve("lora", "elsewhere")
+    assert caught.value.sentence == "There is no LoRA named elsewhere. Known are A.safetensors, b.safetensors."
+    for number in range(20):
+        (tmp_path / f"{number}.safetensors").touch()
+    with pytest.raises(MissingModel) as caught:
+        catalog.resolve("lora", "elsewhere")
+    assert caught.value.sentence == "There is no LoRA named elsewhere."
 
 
 def test_a_missing_path_is_answered_as_a_path(catalog: Catalog, folder: Path) -> None:

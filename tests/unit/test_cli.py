@@ -111,7 +111,8 @@ def test_another_base_comes_without_the_default_ones_companions(capsys: Captured
         (["--style", "cinematic-defalt"], "cinematic-default"),
         (["--prompt", "twice"], "twice"),
         (["--from", "nowhere.png"], "nowhere.png"),
-        (["--preset", "nowhere"], "nowhere"),
+        (["--preset", "nowhere"], "There is no preset 'nowhere'. Known are "),
+        (["--preset", "pockt"], "There is no preset 'pockt'. Did you mean pocket?"),
         (["--dtype", "float8"], "float8"),
         (["--device", "abacus"], "abacus"),
         (["--listen"], "password"),
@@ -132,6 +133,7 @@ def test_wrong_use_is_a_sentence_and_code_2(arguments: list[str], told: str, cap
         (["xyzzy"], "There is no command 'xyzzy'. Help: python launch.py --help"),
         (["--passwrod", "x"], "There is no option '--passwrod'. Did you mean --password? Help: "),
         (["generate", "--stepz=3"], "There is no option '--stepz'. Did you mean --steps?"),
+        (["generate", "--prot", "1"], "There is no option '--prot'. Did you mean --prompt or --port?"),
         (["generate", "--sede", "3", "a fox", "--dry-run"], "There is no option '--sede'. Did you mean --seed?"),
         (["generate", "a", "red", "fox"], "'red' is one word too many. A prompt of several words goes in quotes."),
         (["generate", "a fox", "--steps"], "Argument --steps: expected one argument. Help: "),
@@ -151,6 +153,8 @@ def test_a_missing_model_is_told_and_the_code_is_1(capsys: Captured, tmp_path: P
     assert "nowhere" in told
     shipped = REPOSITORY / "models" / "pocket" / "pocket_base.safetensors"
     assert ("--preset pocket" in told) == shipped.is_file()
+    assert cli.main(["generate", "a circle", "--preset", "pocket", "--base", "nowhere", "--out", str(tmp_path)]) == 1
+    assert "--preset pocket" not in capsys.readouterr().err, "it was given"
 
 
 def test_what_the_miniature_does_not_know_is_said_before(capsys: Captured, tmp_path: Path) -> None:

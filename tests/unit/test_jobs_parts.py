@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_feed_is_bounded_and_keeps_what_matters() -> None:
         (-63, "was ended"),
         (3, "exit code 3"),
         (0, "exit code 0"),
-        (0xC0000005, "crashed inside native code (0xC0000005)"),
+        (0xC0000005, "crashed inside native code"),
         (0xC0000017, "memory ran out"),
         (0xC000013A, "from outside"),
     ],
@@ -134,6 +135,15 @@ def test_deaths_are_said_in_words(code: int, words: str) -> None:
     sentence, remedy = deaths.explain(code)
     assert words in sentence
     assert remedy
+    assert "SIG" not in sentence and "0x" not in sentence, "that is for the log"
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [(-9, "SIGKILL"), (-163, "signal 163"), (0xC0000005, "0xC0000005"), (3, "exit code 3")]
+)
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_deaths_have_a_name_for_the_log(code: int, name: str) -> None:
+    assert deaths.named(code) == name
 
 
 def test_giving_up_quotes_the_last_words() -> None:

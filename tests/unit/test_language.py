@@ -36,6 +36,16 @@ LISTS = WordLists(
 )
 
 
+def test_near_names_are_joined_without_a_word_that_would_stay_english() -> None:
+    with pytest.raises(RequestError) as caught:
+        LISTS.find("grow3")
+    assert caught.value.remedy == "Did you mean __grow__, __grow2__?"
+    (problem,) = check("<lora:inks:0.5>", Names(loras=("ink.safetensors", "pink.safetensors")))
+    assert problem.sentence.endswith("Did you mean ink.safetensors, pink.safetensors?")
+    for file in (ROOT / "fooocus").rglob("*.py"):
+        assert file.name == "cli.py" or "' or '.join" not in file.read_text(encoding="utf-8"), file
+
+
 def recipes(prompt: str, **asked: Any) -> tuple[Recipe, ...]:
     asked = {"seed": 1, "styles": (), "base": "b", **asked}
     found = plan(Request(prompt=prompt, **asked), STYLES, LISTS)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import launch
+from fooocus.cli import _COMMANDS
 from fooocus.errors import ConfigError
 from fooocus.install import environment, hardware
 from fooocus.install.environment import prepare, read_state
@@ -341,6 +342,22 @@ def test_option_is_taken_out_of_the_arguments() -> None:
     assert launch.take_option(["--torch=xpu"], "--torch") == ("xpu", [])
     assert launch.take_option(["generate"], "--torch") == ("", ["generate"])
     assert launch.main(["--torch"]) == 2
+
+
+@pytest.mark.parametrize("asked", ["--help", "-h"])
+def test_help_before_the_first_start_installs_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(launch, "Place", lambda folder: place)
+    monkeypatch.setattr(launch, "prepare", lambda place, build, with_tests: done.append("prepare"))
+    monkeypatch.setattr(launch, "hand_over", lambda place, arguments: done.append(*arguments) or 0)
+    assert launch.main([asked]) == 0 and done == []
+    told = capsys.readouterr().out
+    assert all(f"launch.py {command}" in told for command in _COMMANDS) and "--help lists every option" in told
+    assert max(map(len, told.splitlines())) <= 120 and told.isascii(), "a console of Windows shows it"
+    prepare(place, CPU, run=Pip(place))
+    assert launch.main([asked]) == 0 and done == ["prepare", asked], "the program's own help is the full one"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no exec")

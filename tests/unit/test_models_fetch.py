@@ -18,10 +18,11 @@ import pytest
 from fooocus.errors import ConfigError, StorageError
 from fooocus.models import fetch
 from fooocus.models.catalogue import Entry
-from fooocus.models.download import Patience
+from fooocus.models.download import Downloader, Patience
 from fooocus.models.fetch import Fetcher, HubSettings
-from fooocus.models.hub import HUB, Source, hub_cache, refusal, sources, unreachable
+from fooocus.models.hub import HUB, Source, hub_cache, make_client, refusal, sources, unreachable
 from fooocus.models.partfile import Disk, beside, fetched_bytes
+from fooocus.models.troubles import NoConnection
 from tests.fakes.fake_hub import FakeHub, Fault, RemoteFile, until
 
 SIZE = 1_000_000
@@ -239,7 +240,48 @@ def test_secrets_are_never_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert own.endpoint == "https://host/hub" and "cret" not in repr(own) + own.address(entry)
     assert own.headers()["Authorization"] == "Basic " + base64.b64encode(b"me:s@cret").decode()
     told = unreachable(httpx.LocalProtocolError("Illegal header value b'Bearer hf_secret'"), own, entry)
-    assert "hf_secret" not in str(told) and "LocalProtocolError" in told.sentence
+    assert "hf_secret" not in str(told) and getattr(told, "reason", "") == "LocalProtocolError"
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("[Errno -2] Name or service not known", f"There is no connection to {HUB}."),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "its certificate is not trusted here."),
+    ],
+)
+def test_what_the_system_said_is_for_the_log(said: str, sentence: str) -> None:
+    told = unreachable(httpx.ConnectError(said), Source(HUB), entry_of(FILES[0]))
+    assert isinstance(told, NoConnection) and told.sentence.endswith(sentence) and told.reason == said
+    assert said[:6] not in str(told)
+
+
+def test_a_failed_try_is_said_until_bytes_come_and_its_reason_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeHub(*FILES) as hub:
+        pass  # its port is closed again
+    told: list[tuple[str, str]] = []
+    patience = dataclasses.replace(PATIENCE, tries=3)
+    with make_client(connect_seconds=5, stall_seconds=5) as client, pytest.raises(NoConnection):
+        Downloader([Source(hub.url)], client, patience=patience).fetch(
+            entry_of(FILES[0]),
+            tmp_path / FILES[0].name,
+            threading.Event(),
+            lambda phase, done, sentence: told.append((phase, sentence)),
+        )
+    assert [phase for phase, _ in told] == ["fetching", *["retrying"] * 4]
+    assert {sentence for _, sentence in told[1:]} == {f"There is no connection to {hub.url}. Trying again."}
+    fetcher = Fetcher(tmp_path / "models", tmp_path / "data", HubSettings({"HF_ENDPOINT": hub.url}, patience=patience))
+    fetcher.start([entry_of(FILES[0])])
+    assert "refused" not in list(fetcher.watch(0.02))[-1].files[0].sentence
+    fetcher.close()
+    assert "refused" in caplog.text
+
+
+def test_git_passes_over_what_a_fetch_leaves() -> None:
+    ignored = (Path(__file__).parents[2] / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {"*.part", "*.part.json", "*.part.lock"} <= set(ignored)
 
 
 def test_a_proxy_that_wants_a_login_is_named() -> None:

@@ -64,7 +64,7 @@ def test_without_a_card_minutes_are_said() -> None:
     verdict = judge(computer(cores=8))
     assert verdict.fit == "processor" and verdict.seconds is not None
     assert verdict.sentence.startswith("No graphics card: about 17 min a picture")
-    assert "pocket model takes seconds" in verdict.sentence and "Zen 4" in verdict.basis
+    assert "miniature model takes seconds" in verdict.sentence and "Zen 4" in verdict.basis
 
 
 def test_a_measured_time_replaces_the_estimate() -> None:

@@ -108,7 +108,7 @@ def test_a_name_is_never_a_path(shelves: Shelves, tmp_path: Path, name: str) -> 
     model(tmp_path / "secret.safetensors")
     model(tmp_path / "loras" / "ann.safetensors")
     shelves.refresh()
-    with pytest.raises(MissingModel, match="There is no lora named"):
+    with pytest.raises(MissingModel, match="There is no LoRA named"):
         shelves.resolve("lora", name)
 
 
@@ -122,7 +122,7 @@ def test_names_fit_with_and_without_suffix_folder_and_capitals(shelves: Shelves,
     for name in ("people/Ann.safetensors", "people\\Ann", "Ann", "ann", "ANN.SAFETENSORS"):
         assert shelves.resolve("lora", name).path == path
     assert shelves.resolve("lora", "bob").folder == tmp_path / "loras"  # the first folder wins
-    with pytest.raises(ModelError, match=r"a/two.safetensors or b/two.safetensors"):
+    with pytest.raises(ModelError, match=r"a/two.safetensors, b/two.safetensors"):
         shelves.resolve("lora", "two")
     with pytest.raises(MissingModel, match=r"Did you mean people/Ann.safetensors"):
         shelves.resolve("lora", "anne")

@@ -116,6 +116,22 @@ def test_wrong_values_name_their_field(values: dict[str, Any], field: str) -> No
     assert caught.value.sentence
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("seed", "-5", "seed is -5. It must lie between 0 and 9223372036854775807."),
+        ("seed", "9" * 26, f"seed is {'9' * 26}. It must lie between 0 and 9223372036854775807."),
+        ("seed", "9" * 5000, f"seed is {'9' * 40}…. It must lie between 0 and 9223372036854775807."),
+        ("steps", "-1", "steps is -1. It must lie between 1 and 1000."),
+        ("seed", "5-", "Seed: '5-' is no whole number. Type digits, or clear it."),
+    ],
+)
+def test_a_whole_number_that_does_not_fit_is_told_its_range(name: str, value: str, said: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        fields.to_request({name: value}, Request())
+    assert str(caught.value) == said
+
+
 def test_what_no_file_can_hold_is_dropped_from_texts() -> None:
     request = fields.to_request({"prompt": "a\x00b\ud800c\x1b\td\ne", "seed": "1"}, Request())
     assert request.prompt == "abc\td\ne"

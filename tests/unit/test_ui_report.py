@@ -43,6 +43,7 @@ SECRETS = ("kunigunde", "müller", "naked", "kremlin", "ex-husband", "amber", "g
         "token Kunigunde unknown, NAKED too",
         'Recipe(prompt="portrait of Kunigunde Müller, naked, in the Kremlin\\nsecond line", seed=1)',
         "There is no checkpoint named amber photo. Did you mean grandma or amber fotos?",
+        "There is no checkpoint named amber photo. Known are amber fotos, v1. of Kunigunde.safetensors.",
         "people/grandma was there",
         "anna@annas-pc:~$ python",
         "mail anna@example.org or http://anna.example.org/x?y",

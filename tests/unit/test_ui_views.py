@@ -58,6 +58,11 @@ def test_hostile_text_stays_text(evil: str, phase: Phase) -> None:
     assert evil in seen.text
 
 
+def test_the_line_about_the_worker_says_no_more_than_there_is() -> None:
+    assert Tags(views.status("restarting", "")).text == "The engine is starting again."
+    assert Tags(views.status("restarting", "It crashed.")).text == "The engine is starting again. It crashed."
+
+
 def test_progress_reads_like_a_sentence() -> None:
     view = View("j", "running", "x", (64, 64), picture=2, pictures=4, step=17, steps=30)
     assert views.progress_words(view) == "picture 2 of 4 · step 17 of 30"

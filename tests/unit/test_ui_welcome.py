@@ -106,6 +106,44 @@ def test_without_a_network_the_way_by_hand_is_open() -> None:
     assert 'data-key="hand" open' not in welcome_views.panel(look())
 
 
+def download(*files: tuple[Phases, str]) -> Look:
+    """Return what is seen while files are under way, each with its phase and sentence."""
+    seen = look("missing")
+    wanted = tuple(
+        dataclasses.replace(seen.survey.files[0], entry=entry(f"{n}.safetensors")) for n in range(len(files))
+    )
+    told = tuple(
+        FileProgress(file.entry.name, phase, 0, 4 * GB, sentence=sentence, code="NoConnection")
+        for file, (phase, sentence) in zip(wanted, files, strict=True)
+    )
+    survey = dataclasses.replace(seen.survey, files=wanted)
+    return dataclasses.replace(seen, survey=survey, progress=Progress(told, 0, 12 * GB, 0.0, None))
+
+
+AWAY = "There is no connection to https://hub. Trying again in 16 s."
+
+
+def test_a_hidden_download_says_why_nothing_comes() -> None:
+    stuck = download(("retrying", AWAY), ("retrying", AWAY), ("waiting", ""))
+    assert Tags(welcome_views.quiet_line(stuck)).text == AWAY
+    one_comes = download(("retrying", AWAY), ("fetching", ""))
+    assert "Fetching 0 bytes of 12.0 GB" in welcome_views.quiet_line(one_comes)
+    failed = download(("failed", "There is no connection to https://hub."), ("failed", "No."))
+    line = "Fetching failed. There is no connection to https://hub."
+    assert Tags(welcome_views.quiet_line(failed)).text == line
+    refused = dataclasses.replace(look(), trouble=DownloadError("The disk is full."))
+    assert Tags(welcome_views.quiet_line(refused)).text == "Fetching failed. The disk is full."
+
+
+def test_a_reason_that_all_files_share_is_said_once() -> None:
+    shared = welcome_views.panel(download(("retrying", AWAY), ("retrying", AWAY), ("waiting", "")))
+    assert shared.count(AWAY) == 1 and shared.index(AWAY) < shared.index('<ul class="files">')
+    apart = welcome_views.panel(download(("retrying", AWAY), ("retrying", "The hub is busy.")))
+    assert apart.index(AWAY) > apart.index('<ul class="files">') and "The hub is busy." in apart
+    one = welcome_views.panel(download(("retrying", AWAY), ("fetching", "")))
+    assert one.count(AWAY) == 1 and one.index(AWAY) > one.index('<ul class="files">'), "it is that file's own"
+
+
 def test_too_little_room_is_said_before_anything_is_fetched() -> None:
     assert "The disk has 1.0 GB free, 4.0 GB are needed." in welcome_views.panel(look(free=GB))
 
