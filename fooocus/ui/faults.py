@@ -32,7 +32,7 @@ _HALF = math.sqrt(0.5)  # of each side: half the pixels
 # What a button does (see :mod:`fooocus.ui.remedies`) and says.
 _WORDS: Mapping[str, str] = {
     "fetch": "Fetch what is missing",
-    "miniature": "Draw it with the miniature",
+    "miniature": "Draw it with the miniature model",
     "retry": "Retry",
     "again": "Try again",
     "free": "Free memory and retry",

@@ -47,7 +47,7 @@ def quiet_line(look: Look | None) -> str:
             return _back(" ".join(("Fetching failed.", faults[0])))
         count = len(look.unfinished)
         words = "1 file is missing" if count == 1 else f"{count} files are missing"
-        return _back(f"The miniature model draws meanwhile: {words}" if look.meanwhile else words)
+        return _back(f"The miniature model can draw meanwhile: {words}" if look.meanwhile else words)
     computer, verdict = look.survey.computer, look.survey.verdict
     card = computer.cards[0].name.removeprefix("NVIDIA ").removeprefix("GeForce ") if computer.cards else ""
     return _line(f"{card}, {_FITS[verdict.fit]}" if card else _FITS[verdict.fit])
