@@ -96,5 +96,14 @@ def smaller(size: Size) -> Size | None:
 def _button(kind: str, view: View) -> str:
     less = smaller(Size(*view.size)) if kind == "smaller" else None
     title = f' title="{less.width} × {less.height} instead of {view.size[0]} × {view.size[1]}"' if less else ""
-    tab = f' data-tab="{BY_NAME[view.field].group}"' if kind == "setting" else ""
-    return f'<button type="button" data-remedy="{kind}"{title}{tab}>{_WORDS[kind]}</button>'
+    return f'<button type="button" data-remedy="{kind}"{title}{_place(kind, view)}>{_WORDS[kind]}</button>'
+
+
+def _place(kind: str, view: View) -> str:
+    """Return the tab and the field that a button leads to, for those that lead to one."""
+    field = view.field
+    if kind == "models":
+        field = "loras" if view.code == IncompatibleLora.__name__ else "base"
+    if kind not in ("models", "setting"):
+        return ""
+    return f' data-tab="{BY_NAME[field].group}" data-field="{field}"'

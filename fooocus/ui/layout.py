@@ -181,7 +181,9 @@ class Layout:
         prompt = boxes["prompt"]
         # The prompt comes back without asking the server, whose answer might overwrite what was typed meanwhile.
         blocks.load(None, None, prompt, js=_RECALL_PROMPT % json.dumps(self._defaults.prompt))
-        self._on(blocks.load, "open", js=_RECALL).then(None, None, None, js="() => { fooocusKept.begin() }")
+        opened = self._on(blocks.load, "open", js=_RECALL)
+        begun = opened.then(None, None, None, js="() => { fooocusKept.begin() }")
+        self._on(begun.then, "check")  # a prompt that comes back is no change
         boxes["found"].change(None, [boxes["found"], boxes["tab"]], boxes["tab"], js=_JOIN_IDS)
         self._on(boxes["arrived"].change, "go_over")
         self._on(boxes["order"].change, "order", mode="multiple")

@@ -82,9 +82,10 @@ def _add_lists(app: Starlette, config: Config, library: Library) -> None:
 
     def filters(request: WebRequest) -> Response:
         def answer() -> dict[str, Any]:
+            query, day = _query(request), request.query_params.get("day", "")
             titles = style_titles(load_stock(config.styles_folder).styles)
-            styles = [(name, many, titles.get(name, name)) for name, many in library.styles()]
-            return {"models": library.models(), "styles": styles}
+            styles = [(name, many, titles.get(name, name)) for name, many in library.styles(query, day)]
+            return {"models": library.models(query, day), "styles": styles}
 
         return _told(answer)
 

@@ -13,6 +13,7 @@ from tests.browser.conftest import ROOT, PageServer, StartPage, Visit, Visitor
 from tests.layouts import write_sparse
 
 _KEPT_LOVED = "name => fetch('/kept').then(told => told.json()).then(told => told.values?.loved?.includes(name))"
+_KEPT_OPEN = "() => JSON.parse(localStorage.getItem('fooocus.values')).advanced === true"
 TEXT_KEY = "lora_unet_middle_block_1_attn2_to_k.lora_down.weight"
 
 
@@ -184,6 +185,11 @@ def test_an_errors_button_works_and_the_report_holds_no_words_of_the_person(serv
     assert page.input_value("#field-prompt textarea") == "broken Kunigunde in the cellar"
     other = visit(server.url)
     assert other.page.evaluate("id => fetch(`/ui/report/${id}`).then(answer => answer.status)", first) == 404
+    visitor.generate("modelless")
+    page.click('[data-remedy="models"]')
+    page.wait_for_selector('#tabs [role="tab"][aria-selected="true"]:text-is("Models")')
+    page.wait_for_function("document.activeElement?.matches('fooocus-model[field=base] .picker-button')")
+    assert page.is_visible('fooocus-model[field="base"] .picker-button')
 
 
 def test_by_keyboard_alone_on_a_phone(server: PageServer, visit: Visit) -> None:
@@ -192,6 +198,7 @@ def test_by_keyboard_alone_on_a_phone(server: PageServer, visit: Visit) -> None:
     page.focus("#advanced-switch input")
     page.keyboard.press("Space")
     page.wait_for_selector("#advanced", state="visible")
+    choose_by_keys(page)
     page.get_by_role("tab", name="Models").focus()
     page.keyboard.press("Enter")
     page.focus('fooocus-model[field="vae"] .picker-button')
@@ -212,6 +219,37 @@ def test_by_keyboard_alone_on_a_phone(server: PageServer, visit: Visit) -> None:
         visitor.shoot(f"360-dark-{tab.lower()}")
     page.keyboard.press("Escape")
     page.wait_for_selector("#advanced", state="hidden")
+    # A job that is asked for from the sheet is not hidden by it; on a wide window it would still be open.
+    visitor.open_advanced()
+    page.wait_for_function(_KEPT_OPEN)
+    visitor.generate("endless on a phone")
+    page.wait_for_selector("#advanced", state="hidden")
+    assert not page.is_checked("#advanced-switch input")
+    visitor.wait_phase("running")
+    assert page.evaluate(_KEPT_OPEN)
+    page.reload()
+    visitor.wait_phase("running")
+    assert not page.is_visible("#advanced") and page.evaluate(_KEPT_OPEN)
+    visitor.open_advanced()
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#advanced", state="hidden")
+    page.wait_for_function(f"!({_KEPT_OPEN})()")
+
+
+def choose_by_keys(page: Any) -> None:
+    """Arrows, Home and End choose among the options of a field, which is one stop for Tab."""
+    page.focus("#field-performance input:checked")
+    for key, chosen in (("ArrowRight", "Quality"), ("ArrowRight", "Speed"), ("End", "Quality"), ("Home", "Speed")):
+        page.keyboard.press(key)
+        page.wait_for_selector(f'#field-performance label.selected:has-text("{chosen}")')
+        assert page.evaluate("document.activeElement === document.querySelector('#field-performance input:checked')")
+    page.keyboard.press("Tab")
+    assert not page.evaluate("document.activeElement.matches('#field-performance *')")
+    page.focus("#shapes input")
+    page.keyboard.press("End")
+    page.wait_for_function("document.querySelector('#field-size :is(input, textarea)').value === '192x336'")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('#shapes label.selected')?.innerText === '2:3'")
 
 
 def test_the_end_of_a_job_is_heard_and_seen_only_if_it_is_wished(server: PageServer, visit: Visit) -> None:

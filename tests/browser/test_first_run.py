@@ -76,6 +76,12 @@ def test_missing_files_are_fetched_with_one_button(start: Start, hub: FakeHub, v
     assert not visitor.page.is_visible(".examples") and hub.asked == []
     visitor.shoot("1440-light-first-run")
     assert visitor.barriers() == []
+    ground = "getComputedStyle(document.querySelector('#go')).backgroundColor"
+    quiet = visitor.page.evaluate(ground)
+    visitor.type_prompt("a first one")  # Generate steps back only while there is nothing to generate
+    assert visitor.page.evaluate(ground) != quiet
+    visitor.type_prompt("")
+    assert visitor.page.evaluate(ground) == quiet
 
     hub.rate = 0.2e6  # half a minute, so that a busy machine comes to the pause before the end
     visitor.page.click('[data-order="fetch"]')
@@ -127,6 +133,20 @@ def test_without_a_network_it_says_how_to_do_it_by_hand(start: Start, visit: Vis
     quiet = visitor.page.inner_text("#status .missing button")
     assert quiet == f"Fetching failed. There is no connection to {NOWHERE}."
     visitor.shoot(f"360-{theme}-no-network-hidden")
+    visitor.page.click("#status .missing button")
+    shown(visitor, "Get the files by hand")
+    visitor.page.keyboard.press("Escape")
+    visitor.page.wait_for_selector(".examples", state="visible")
+    line = "[...document.querySelectorAll('#foot, #status .missing')].map(one => one.offsetHeight)"
+    for width in (360, 1024):
+        visitor.page.set_viewport_size({"width": width, "height": 740})
+        visitor.page.check("#advanced-switch input")
+        visitor.page.wait_for_selector("#advanced", state="visible")
+        foot, missing = visitor.page.evaluate(line)
+        assert missing < 32 and foot < (72 if width == 360 else 40), "neither the separator nor the words hang alone"
+        visitor.shoot(f"{width}-{theme}-foot")
+        visitor.page.uncheck("#advanced-switch input")
+    visitor.page.set_viewport_size({"width": 360, "height": 740})
     visitor.page.click("#status .missing button")
     shown(visitor, "Get the files by hand")
     visitor.generate("broken")  # an error takes the first screen's place; the way back stays

@@ -116,10 +116,11 @@ def test_five_thousand_pictures_are_searched_walked_and_opened_by_keyboard(serve
     assert page.locator("#history select[aria-label=Day] option").count() == 1 + 5 + 1
     page.select_option("#history select[aria-label=Day]", "")
     page.wait_for_function("document.querySelector('#history .count').textContent === '501 pictures'")
-    page.click("#history .chip.sign-heart")  # all filters together: of this model one is a favourite, and has no style
-    page.wait_for_function("document.querySelector('#history .count').textContent === '1 picture'")
     page.select_option("#history select[aria-label=Style]", label="Cinematic · Classics (250)")
+    page.wait_for_function("document.querySelector('#history .count').textContent === '250 pictures'")
+    page.click("#history .chip.sign-heart")  # all filters together: of this model one is a favourite, and has no style
     page.wait_for_selector('#history .none:has-text("No picture is like that.")')
+    assert options(page, "Style") == ["All styles", "Cinematic · Classics (0)"]  # what is chosen stays in sight
     page.click("#history .chip.sign-heart")
     page.wait_for_function("document.querySelector('#history .count').textContent === '250 pictures'")
     page.locator("#history .tile").first.click()
@@ -142,6 +143,10 @@ def test_five_thousand_pictures_are_searched_walked_and_opened_by_keyboard(serve
     page.wait_for_selector("#history", state="hidden")
     search_box = page.locator("#field-prompt textarea")
     assert search_box.is_visible()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("h")
+    page.wait_for_selector("#history[open]")
+    assert page.input_value("#history input[type=search]") == "", "the letter that opens it is not typed into it"
 
 
 def test_a_deleted_picture_comes_back_with_undo(server: PageServer, visit: Visit) -> None:
@@ -155,6 +160,39 @@ def test_a_deleted_picture_comes_back_with_undo(server: PageServer, visit: Visit
     page.click(".said button")
     page.wait_for_selector("#history .tile img")
     assert file.exists()
+    assert options(page, "Model") == ["All models", "mine (1)"]  # as the search says, like the days
+    # Large, the next picture takes its place, and the one before it where it was the last; all counts go with it.
+    search(page, "", "5,001 pictures")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    at_place(page, "1 of 5,001")
+    page.keyboard.press("Delete")
+    at_place(page, "1 of 5,000")
+    page.wait_for_function("!document.querySelector('#lightbox .frame-large img').alt.startsWith('Čapek')")
+    assert not file.exists()
+    assert options(page, "Model") == ["All models", "gone (4,500)", "mine (500)"]
+    page.click("#lightbox .said button")
+    at_place(page, "1 of 5,001")
+    page.wait_for_function("document.querySelector('#lightbox .frame-large img').alt.startsWith('Čapek')")
+    assert file.exists() and options(page, "Model")[-1] == "mine (501)"
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#lightbox img:not([src])", state="attached")  # closed, and the focus where it was
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    at_place(page, "5,001 of 5,001")
+    page.keyboard.press("Delete")
+    at_place(page, "5,000 of 5,000")
+    page.click("#lightbox .said button")
+    at_place(page, "5,000 of 5,001")
+
+
+def at_place(page: Any, place: str) -> None:
+    page.wait_for_function("place => document.querySelector('#lightbox .place').textContent === place", arg=place)
+    page.wait_for_selector("#lightbox dl dt")
+
+
+def options(page: Any, label: str) -> list[str]:
+    return list(page.locator(f"#history select[aria-label={label}] option").all_inner_texts())
 
 
 def test_settings_are_restored_what_is_missing_is_named_and_all_of_it_can_be_undone(
@@ -281,6 +319,10 @@ def test_the_picture_on_the_stage_opens_large_and_has_the_same_actions(server: P
     assert page.inner_text("#lightbox .place") == "2 of 2" and "two on the stage" in page.inner_text(
         "#lightbox .prompt"
     )
+    page.keyboard.press("Delete")  # the one before it is shown, alone
+    page.wait_for_function("document.querySelector('#lightbox .place').textContent === ''")
+    page.click("#lightbox .said button")
+    at_place(page, "1 of 2")
     page.keyboard.press("Escape")
     page.click('#stage [data-do="favourite"]')
     page.wait_for_selector('#stage [data-do="favourite"][aria-pressed="true"]')
@@ -293,6 +335,8 @@ def test_the_picture_on_the_stage_opens_large_and_has_the_same_actions(server: P
     page.click('#stage [data-do="delete"]')
     page.wait_for_selector(".frame.gone")
     assert count(server) == before - 1
+    said, desk = page.locator(".said").bounding_box(), page.locator("#desk").bounding_box()
+    assert said["y"] + said["height"] <= desk["y"], "what is said lies on the prompt"
     page.click(".said button")
     page.wait_for_selector(".frame:not(.gone) .open")
     assert count(server) == before

@@ -475,6 +475,9 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     assert visitor.page.locator("#away .problem:visible").count() == 1
     assert "this page goes on by itself" in visitor.page.inner_text("#away")
     assert visitor.page.locator(".toast-body:visible").count() == 0
+    # What was going on may have ended: nothing says that it goes on.
+    visitor.page.wait_for_function("document.title === 'No answer'")
+    assert visitor.page.locator("#stage .progress p").evaluate("one => getComputedStyle(one).visibility") == "hidden"
     visitor.shoot("1440-light-away")
     restart(mortal)
     visitor.page.wait_for_selector("#away", state="hidden")
@@ -627,5 +630,7 @@ def test_what_will_not_work_is_said_while_it_is_typed(server: PageServer, visit:
     visitor.page.wait_for_selector("#hint .hint code")
     visitor.page.wait_for_function("document.querySelector('#hint').innerText.includes('__nolist__')")
     visitor.shoot("1440-light-hint")
+    visitor.page.reload()  # what comes back is said to be wrong as what is typed is
+    visitor.page.wait_for_function("document.querySelector('#hint')?.innerText.includes('__nolist__')")
     visitor.type_prompt("a (red) fox with __animal__")
     visitor.page.wait_for_function("!document.querySelector('#hint .hint')")

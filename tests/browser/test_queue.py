@@ -87,8 +87,12 @@ def test_jobs_are_added_ordered_edited_cancelled_and_taken_back(server: PageServ
     wait_rows(visitor, "endless one")
     visitor.page.click("#queue-panel .queue-said button")
     wait_rows(visitor, "endless one", "violet", "blue", "red")
+    visitor.open_advanced()
+    visitor.page.click("#queue-open")
+    visitor.page.keyboard.press("Escape")  # closes what is above, and nothing else
+    assert not visitor.page.is_visible("#queue-panel") and visitor.page.is_visible("#advanced")
     visitor.page.keyboard.press("Escape")
-    assert not visitor.page.is_visible("#queue-panel")
+    visitor.page.wait_for_selector("#advanced", state="hidden")
     visitor.page.reload()
     visitor.page.wait_for_selector('#queue-open:has-text("2 waiting · 1 paused")')
     visitor.page.click("#queue-open")

@@ -1,9 +1,9 @@
 """The fake engine as the page's tests use it: words in the prompt choose speed and faults, previews look like pictures.
 
 ``slow`` takes 30 steps of 0.1 s, ``endless`` 5000 of 0.05 s, ``lingering`` does so from the second picture on,
-``heavy`` takes a minute for its first step and looks at its control meanwhile, ``broken`` raises a RenderError, ``die``
-kills the worker at step 3, ``processor`` says that it draws there although a card is there. Everything else is as in
-:mod:`fake_engine`.
+``heavy`` takes a minute for its first step and looks at its control meanwhile, ``broken`` raises a RenderError,
+``modelless`` a MissingModel, ``die`` kills the worker at step 3, ``processor`` says that it draws there although a card
+is there. Everything else is as in :mod:`fake_engine`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import fake_engine
 from PIL import Image
 
-from fooocus.errors import RenderError
+from fooocus.errors import MissingModel, RenderError
 from fooocus.events import Event, Notice, Paused, Stage, Step
 from fooocus.jobs.worker import Control, Emit, WorkItem, claim_pipes, serve
 
@@ -55,6 +55,9 @@ class PageEngine(fake_engine.FakeEngine):
             raise RenderError(
                 "The card's memory ran out at 1152×896.", "Choose a smaller size, or close other programs."
             )
+
+        if "modelless" in prompt:
+            raise MissingModel("There is no checkpoint named 'gone'.", "Choose another one.")
 
         def say(event: Event) -> None:
             if isinstance(event, Paused) and event.steps:

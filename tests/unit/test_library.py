@@ -106,8 +106,14 @@ def test_models_styles_and_favourites_choose(begin: Callable[[], Library]) -> No
     assert found(library, favourite=True) == [NAMES["猫"]]
     assert found(library, favourite=True, words="fox") == []
     assert found(library, style="watercolour", words="snow") == [NAMES["fox"]]
-    assert library.models() == [("sd_xl_base_1.0", 2), ("other", 1)]
-    assert library.styles() == [("watercolour", 1)]
+    assert library.models(Query()) == [("sd_xl_base_1.0", 2), ("other", 1)]
+    assert library.styles(Query()) == [("watercolour", 1)]
+    # What is to be chosen from is counted among what all other filters leave.
+    assert library.models(Query("fox", model="other")) == [("sd_xl_base_1.0", 1)]
+    assert library.models(Query(favourite=True, style="watercolour")) == []
+    assert library.models(Query(), OTHER) == [("sd_xl_base_1.0", 1)]
+    assert library.styles(Query("fox snow", "sd_xl_base_1.0", "none")) == [("watercolour", 1)]
+    assert library.styles(Query("dusk")) == []
 
 
 def test_pages_of_a_day_follow_each_other(begin: Callable[[], Library], outputs: Path) -> None:

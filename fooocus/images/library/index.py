@@ -7,6 +7,7 @@ while it is used. One connection writes and another reads, each behind its own l
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import sqlite3
@@ -156,13 +157,16 @@ class Index:
             row = db.execute(f"SELECT {_COLUMNS} FROM pictures WHERE day = ? AND name = ?", place).fetchone()
         return _entry(row) if row else None
 
-    def models(self) -> list[tuple[str, int]]:
-        """Return the models that pictures were made with, the most used first."""
-        return self._counted("SELECT model, COUNT(*) FROM pictures WHERE model <> '' GROUP BY model")
+    def models(self, query: Query, day: str = "") -> list[tuple[str, int]]:
+        """Return the models of the pictures that answer to all of ``query`` but its model, the most used first."""
+        source, where, values = conditions(dataclasses.replace(query, model=""), day=day, rows=True)
+        return self._counted(f"SELECT model, COUNT(*) FROM {source}{where} GROUP BY model HAVING model <> ''", values)
 
-    def styles(self) -> list[tuple[str, int]]:
-        """Return the styles that pictures were made with, the most used first."""
-        return self._counted("SELECT style, COUNT(*) FROM styles GROUP BY style")
+    def styles(self, query: Query, day: str = "") -> list[tuple[str, int]]:
+        """Return the styles of the pictures that answer to all of ``query`` but its style, the most used first."""
+        source, where, values = conditions(dataclasses.replace(query, style=""), day=day, rows=True)
+        chosen = f" WHERE id IN (SELECT id FROM {source}{where})" if where else ""
+        return self._counted(f"SELECT style, COUNT(*) FROM styles{chosen} GROUP BY style", values)
 
     def all_seen(self) -> Iterator[tuple[Place, Seen]]:
         """Return every picture, newest first, without holding the index for long."""
@@ -174,9 +178,9 @@ class Index:
                 ).fetchall()
             yield from ((Place(day, name), Seen(mtime, size)) for name, mtime, size in rows)
 
-    def _counted(self, select: str) -> list[tuple[str, int]]:
+    def _counted(self, select: str, values: tuple[str, ...]) -> list[tuple[str, int]]:
         with self._reading() as db:
-            return db.execute(f"{select} ORDER BY 2 DESC, 1 LIMIT 500").fetchall()
+            return db.execute(f"{select} ORDER BY 2 DESC, 1 LIMIT 500", values).fetchall()
 
     def _open(self) -> None:
         """Open the file, or begin a new one when it cannot be used."""

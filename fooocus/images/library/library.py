@@ -118,13 +118,13 @@ class Library:
         """Return pictures of a day, newest first, without the first ``skip``."""
         return self._index.page(query, day, skip, take)
 
-    def models(self) -> list[tuple[str, int]]:
-        """Return the models that pictures were made with, and how many."""
-        return self._index.models()
+    def models(self, query: Query, day: str = "") -> list[tuple[str, int]]:
+        """Return the models to choose from among pictures that are as the rest of ``query`` says, and how many."""
+        return self._index.models(query, day)
 
-    def styles(self) -> list[tuple[str, int]]:
-        """Return the styles that pictures were made with, and how many."""
-        return self._index.styles()
+    def styles(self, query: Query, day: str = "") -> list[tuple[str, int]]:
+        """Return the styles to choose from among pictures that are as the rest of ``query`` says, and how many."""
+        return self._index.styles(query, day)
 
     def find(self, place: Place) -> Entry | None:
         """Return what is known of a picture whose file is there, read now if it is new."""

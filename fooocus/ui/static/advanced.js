@@ -181,16 +181,26 @@ const report = async (button) => {
   button.textContent = said;
   setTimeout(() => { button.textContent = words; }, 2000);
 };
-const openTab = (words) => {
-  if (words === "prompt") { document.querySelector("#field-prompt textarea")?.focus(); return; }
+const openTab = (tab, field) => {
+  if (tab === "prompt") { document.querySelector("#field-prompt textarea")?.focus(); return; }
   const advanced = document.querySelector("#advanced-switch input");
   if (advanced && !advanced.checked) advanced.click();
-  document.querySelector(`#tabs [role="tab"][id*="${words}"]`)?.click();
+  document.querySelector(`#tabs [role="tab"][data-tab-id="${tab}"]`)?.click();
+  reach(field);
+};
+// The column and its tab are drawn a moment after they are asked for.
+const reach = (field, tries = 40) => {
+  const place = document.querySelector(`#place-${field}, #advanced [field="${field}"]`);
+  const all = place?.querySelectorAll('.picker-button, input:not([tabindex="-1"]), textarea:not([tabindex="-1"])') ?? [];
+  const first = [...all].find((one) => one.checkVisibility());
+  if (!first && tries) { setTimeout(reach, 50, field, tries - 1); return; }
+  place?.scrollIntoView({ block: "center" });
+  first?.focus({ preventScroll: true });
 };
 let orders = 0;
 const remedy = (button) => {
   const what = button.dataset.remedy;
-  if (["models", "setting"].includes(what)) { openTab(button.dataset.tab ?? "models"); return; }
+  if (["models", "setting"].includes(what)) { openTab(button.dataset.tab, button.dataset.field); return; }
   if (what === "fetch") document.body.classList.add("models");
   button.disabled = true;
   setTimeout(() => { button.disabled = false; }, 2000);
@@ -213,6 +223,25 @@ new MutationObserver(() => {
   refused = words;
   if (words) setTimeout(() => document.querySelector("#advanced .wrong")?.scrollIntoView({ block: "center" }), 250);
 }).observe(document.documentElement, { subtree: true, childList: true, characterData: true });
+
+// Gradio gives each radio button a name of its own, and another one at each change; with one name for all of a field they
+// are the group that browsers know: one stop for Tab, and arrows that choose.
+const RADIO = '#advanced fieldset input[type="radio"]';
+const group = () => {
+  for (const radio of document.querySelectorAll(RADIO)) {
+    const name = `one-of-${radio.closest("fieldset").id}`;
+    if (radio.name !== name) radio.name = name;
+  }
+};
+new MutationObserver(group).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ["name"] });
+addEventListener("keydown", (event) => {
+  if (!["Home", "End"].includes(event.key) || !event.target.matches?.(RADIO)) return;
+  const all = [...event.target.closest("fieldset").querySelectorAll(RADIO)].filter((one) => one.checkVisibility());
+  const end = all.at(event.key === "Home" ? 0 : -1);
+  event.preventDefault();
+  end.focus();
+  end.click();
+});
 
 // Ctrl+Enter generates from every field. What a key does is said where its button is.
 addEventListener("keydown", (event) => {

@@ -164,18 +164,23 @@
   const redress = () => { for (const one of tiles.values()) { one.entry = null; dress(one); } };
 
   // Everything again: another query, other pictures. What is still as it was is kept, and so is the place.
-  const renew = async ({ afresh = false } = {}) => {
+  let newest = null; // the last renewal: who waits for one that it has overtaken waits for it
+  const renew = (how) => (newest = renewal(how));
+  const renewal = async ({ afresh = false } = {}) => {
     const mine = ++asked;
     if (afresh) chunks = new Map();
-    let told;
+    let told, filters;
     try {
-      told = await ask(`/history/overview?${parameters()}`);
+      [told, filters] = await Promise.all([ask(`/history/overview?${parameters()}`), ask(`/history/filters?${parameters({ day: only })}`)]);
     } catch (error) {
       if (mine === asked) describe({ trouble: error.message });
       return;
     }
-    if (mine !== asked || !dialog.open) return;
+    if (mine !== asked) return newest;
+    if (!dialog.open) return;
     fillDates(told);
+    listed(models, "All models", filters.models);
+    listed(styles, "All styles", filters.styles);
     if (only) told.days = told.days.filter(([day]) => day === only);
     const before = new Map(days.map((day) => [day.day, day]));
     const anchor = box.scrollTop > 8 && !afresh && days.find((day) => day.top + day.height > box.scrollTop);
@@ -241,29 +246,22 @@
     if (!dialog.open || document.hidden) return;
     try {
       const told = await ask("/history/state");
-      // The models and styles to choose from grow with what was read.
-      if (told.version !== version) await Promise.all([renew(), fillFilters()]);
+      if (told.version !== version) await renew();
     } catch {
       return; // said as soon as something is asked for
     }
   };
 
+  // What the other filters leave to choose from, and what is chosen, also where they leave none of it.
   const listed = (select, first, names) => {
     const chosen = select.value;
+    const there = !chosen || names.some(([name]) => name === chosen);
+    const all = there ? names : [...names, [chosen, 0, select.selectedOptions[0].dataset.title]];
     select.replaceChildren(element("option", { value: "", text: first }),
-      ...names.map(([name, many, title = name]) =>
-        element("option", { value: name, translate: "no", text: `${title} (${many.toLocaleString()})`, title: title !== name && name })));
-    select.value = names.some(([name]) => name === chosen) ? chosen : "";
-    select.hidden = !names.length;
-  };
-  const fillFilters = async () => {
-    try {
-      const told = await ask("/history/filters");
-      listed(models, "All models", told.models);
-      listed(styles, "All styles", told.styles);
-    } catch (error) {
-      fault(error);
-    }
+      ...all.map(([name, many, title = name]) =>
+        element("option", { value: name, translate: "no", text: `${title} (${many.toLocaleString()})`, title: title !== name && name, "data-title": title })));
+    select.value = chosen;
+    select.hidden &&= !all.length; // one that was there stays, or the others would jump
   };
 
   // The days that have a picture of this kind, by month.
@@ -329,7 +327,7 @@
     at = 0;
     if (innerWidth < 768) box.focus(); else words.focus();
     looking = setInterval(look, LOOK_MS);
-    await Promise.all([renew({ afresh: true }), fillFilters()]);
+    await renew({ afresh: true });
   };
 
   // Two pictures side by side: the first is chosen, then the second.
@@ -408,14 +406,18 @@
       redress();
     } else {
       for (const picture of pictures) drop(picture.split("/")[0]);
-      const free = document.activeElement !== words;
-      renew().then(() => free && !document.querySelector("dialog#lightbox[open]") && stand(at));
+      renew().then(() => {
+        if (document.querySelector("dialog#lightbox[open]")) window.fooocusLightbox.again();
+        else if (document.activeElement !== words) stand(at); // perhaps somebody searches by now
+      });
     }
   });
   addEventListener("click", (event) => { if (event.target.closest?.("#history-open")) show(); });
   addEventListener("keydown", (event) => {
     const typing = event.target.closest?.("input, textarea, select, [contenteditable], dialog");
-    if (event.key.toLowerCase() === "h" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) show();
+    if (event.key.toLowerCase() !== "h" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault(); // the search has the focus before the letter would be typed
+    show();
   });
 
   const finding = setInterval(() => {

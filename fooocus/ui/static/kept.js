@@ -25,13 +25,21 @@
   addEventListener("pagehide", () => {
     // Gradio tells of a key a moment after it, which a page that is left does not live to hear.
     const known = JSON.parse(last || "{}"), now = box()?.value;
-    if (begun && typed && "prompt" in known && known.prompt !== now) remember({ ...known, prompt: now });
+    if (begun && typed && "prompt" in known && known.prompt !== now) remember({ ...known, prompt: now, advanced: known.advanced && !folded });
     if (read(ABOUT).unsent && last) navigator.sendBeacon?.("/kept", new Blob([last], { type: "application/json" }));
   });
   addEventListener("online", () => { if (read(ABOUT).unsent && last) push(); });
 
-  const remember = (values) => {
-    if (!begun) { early = values; return; }
+  // On a narrow window Advanced is a sheet over the picture, and open only as long as somebody looks at it. Where it was
+  // put away for the picture's sake, it is remembered as open all the same: a wide window has room for both.
+  const narrow = () => matchMedia("(max-width: 899px)").matches;
+  let folded = false, shut = true;
+
+  const remember = (told) => {
+    if (!begun) { early = told; return; }
+    if (told.advanced && shut) folded = false; // somebody has opened it again
+    shut = !told.advanced;
+    const values = folded ? { ...told, advanced: true } : told;
     const text = JSON.stringify(values);
     if (text === last) return;
     last = text;
@@ -60,7 +68,8 @@
       write(ABOUT, { at: Date.now() - kept.age_ms, unsent: false });
     }
     if (values !== mine && typeof values.prompt === "string") putPrompt(values.prompt);
-    return values;
+    folded = narrow() && values.advanced === true;
+    return folded ? { ...values, advanced: false } : values;
   };
   const putPrompt = (prompt, tries = 20) => {
     if (typed || !box()) return;
@@ -75,6 +84,8 @@
   window.fooocusKept = {
     remember,
     recall,
+    narrow,
+    fold: () => { folded = true; shut = false; },
     prompt: (begin) => {
       const kept = read(VALUES).prompt ?? begin;
       const there = box()?.value ?? ""; // looked at last: what is typed meanwhile is worth more

@@ -181,12 +181,28 @@
     show();
   };
 
+  // A list that only deletions change.
+  const fixed = (list) => {
+    const gone = new Set();
+    const there = () => list.filter((picture) => !gone.has(picture));
+    return {
+      count: () => there().length,
+      get: async (i) => ({ picture: there()[i], stamp: "" }),
+      change: (kind, pictures) => { for (const one of pictures) gone[kind === "deleted" ? "add" : "delete"](one); },
+    };
+  };
+
+  // The list has changed: where a picture has gone, the next one has moved up, or the one before it is the last now.
+  const again = () => {
+    if (!dialog?.open) return;
+    if (!source.count()) { dialog.close(); return; }
+    index = Math.min(index, source.count() - 1);
+    show();
+  };
+
   const open = (list, at, { left } = {}) => {
     if (!dialog) build();
-    const of = Array.isArray(list)
-      ? { count: () => list.length, get: async (i) => ({ picture: list[i], stamp: "" }) }
-      : list;
-    source = { ...of, left };
+    source = { ...(Array.isArray(list) ? fixed(list) : list), left };
     index = Math.max(0, at);
     now = null;
     tell({ values: {}, prompt: " " });
@@ -200,12 +216,7 @@
   addEventListener("fooocus-pictures", ({ detail: { kind, pictures, on } }) => {
     if (!dialog?.open || !now) return;
     if (kind === "favourite" && pictures.includes(now.picture)) { now.favourite = on; if (now.told) now.told.favourite = on; mark(on); }
-    if (kind === "deleted" && pictures.includes(now.picture)) {
-      const left = source.left; // the list behind is renewed; what was deleted is nothing to come back to
-      source.left = undefined;
-      dialog.close();
-      source.left = left;
-    }
+    if (kind !== "favourite" && source.change) { source.change(kind, pictures); again(); }
   });
 
   // Compare.
@@ -255,5 +266,5 @@
     }
   };
 
-  window.fooocusLightbox = { open, compare };
+  window.fooocusLightbox = { open, again, compare };
 })();

@@ -127,6 +127,7 @@
       if (wanted === ids) return;
       ids = wanted;
       listen();
+      dispatchEvent(new Event("fooocus-jobs"));
     },
   };
   document.addEventListener("visibilitychange", () => { if (!document.hidden && waits) listen(); });

@@ -25,7 +25,8 @@
   // The stage says what the tab is called, and whether a job that shall stop still runs.
   const title = () => {
     const empty = stage()?.dataset.phase === "empty";
-    const said = (empty && document.querySelector(".welcome")?.dataset.title) || stage()?.dataset.title;
+    const known = (empty && document.querySelector(".welcome")?.dataset.title) || stage()?.dataset.title;
+    const said = known && document.body.dataset.away ? "No answer" : known; // what was going on may have ended
     const inWords = said && fooocusWords.title(said);
     const words = said && document.body.classList.contains("unseen-end") ? `● ${inWords}` : inWords;
     if (words && document.title !== words) document.title = words;
@@ -40,7 +41,7 @@
   };
   new MutationObserver(() => { title(); refold(); keepPicked(); }).observe(document.documentElement, {
     subtree: true, childList: true, attributes: true,
-    attributeFilter: ["data-title", "data-active", "data-job", "open", "src", "aria-pressed"],
+    attributeFilter: ["data-title", "data-active", "data-job", "data-away", "open", "src", "aria-pressed"],
   });
 
   // A pressed shape keeps the scale of the size that stands there: miniature models draw the same shapes, smaller.
@@ -71,6 +72,22 @@
     clearInterval(findPrompt);
     if (document.activeElement === document.body && matchMedia("(hover: hover)").matches) prompt().focus();
   }, 50);
+
+  // On a narrow window the sheet of settings would hide what becomes of a job that is asked for from it.
+  let asked = false;
+  const asks = (event) => {
+    const enter = event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target === prompt();
+    if (enter || (event.type === "click" && event.target.closest?.("#go"))) asked = true;
+  };
+  for (const kind of ["click", "keydown"]) addEventListener(kind, asks, true);
+  addEventListener("fooocus-jobs", () => {
+    const advanced = document.querySelector("#advanced-switch input");
+    if (asked && advanced?.checked && fooocusKept.narrow()) {
+      fooocusKept.fold();
+      advanced.click();
+    }
+    asked = false;
+  });
 
   // While the job runs, a pressed thumbnail stands in the frame until it is pressed again.
   let picked = { job: "", url: "" };
@@ -113,16 +130,19 @@
     if (seed) seed.textContent = button.dataset.seed;
   };
 
+  // The screen of missing files, asked for again or put aside.
+  const showModels = (on) => {
+    document.body.classList.toggle("later", !on);
+    document.body.classList.toggle("models", on);
+  };
+
   addEventListener("click", (event) => {
     const ordered = event.target.closest?.("[data-order]");
     if (ordered) fooocusBoxes.order("order", { do: ordered.dataset.order, name: ordered.dataset.name ?? "" });
     const folded = event.target.closest?.("summary")?.closest("details[data-key]");
     if (folded) unfolded.set(folded.dataset.key, !folded.open);
     const models = event.target.closest?.("[data-models]");
-    if (models) {
-      document.body.classList.toggle("later", models.dataset.models === "hide");
-      document.body.classList.toggle("models", models.dataset.models === "show");
-    }
+    if (models) showModels(models.dataset.models === "show");
     const example = event.target.closest?.("[data-example]");
     if (example && prompt()) {
       fooocusBoxes.write("field-prompt", example.dataset.example);
@@ -150,10 +170,9 @@
       next.focus();
       next.click();
     }
-    // What is open inside the column closes first.
-    if (event.key === "Escape" && (event.target.closest?.("[data-escapes]") || document.querySelector("dialog[open]"))) return;
-    if (event.key === "Escape" && document.body.classList.contains("advanced")) {
-      document.querySelector("#advanced-switch input")?.click();
-    }
+    // What is open inside the column or above it closes first, and by itself.
+    if (event.key !== "Escape" || event.target.closest?.("[data-escapes]") || document.querySelector("dialog[open], #queue-panel:not([hidden])")) return;
+    if (document.body.classList.contains("advanced")) document.querySelector("#advanced-switch input")?.click();
+    else if (document.body.classList.contains("models")) showModels(false);
   }, true);
 })();

@@ -175,7 +175,7 @@
   };
   const ofJob = () => {
     const strip = [...document.querySelectorAll("#stage .strip button[data-url]")].map((one) => pictureOf(one.dataset.url));
-    return strip.length ? strip : [current()];
+    return strip.length ? strip.filter((one) => !gone.has(one)) : [current()];
   };
   const marks = new Map(); // what is known of pictures on the stage: favourite or not
   const refresh = () => {

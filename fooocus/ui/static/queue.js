@@ -59,11 +59,14 @@
       if (LOCKED.includes(answer.status)) throw new Error("locked");
       told = await answer.json();
       document.body.classList.remove("away");
+      delete document.body.dataset.away;
     } catch (error) {
       // There was an answer, but none of the program's, or none to this person; or there was none.
       const why = LOCKED.includes(answer?.status) ? "locked" : error instanceof SyntaxError ? "replaced" : "gone";
-      if (!leaving) document.body.classList.add("away");
-      document.body.dataset.away = why;
+      if (!leaving) {
+        document.body.classList.add("away");
+        document.body.dataset.away = why;
+      }
       if (body) say(AWAY[why]);
       if (ordered === number) ordered = 0;
       return null;
@@ -370,7 +373,7 @@
     if (stage()?.dataset.phase !== "running") document.body.classList.remove("pausing");
   }).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-phase"] });
   addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !panel || panel.node.hidden) return;
+    if (event.key !== "Escape" || !panel || panel.node.hidden || document.querySelector("dialog[open]")) return;
     event.stopImmediatePropagation();
     close();
   }, true);
