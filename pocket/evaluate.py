@@ -30,7 +30,7 @@ from pocket.exams import HELD_OUT, Case, Score
 from pocket.judge import JUDGE, Judge, load_judge
 from pocket.names import BASE, LORA, REFINER
 from pocket.words import STYLES_FOLDER
-from pocket.world import MIXES, Level, Scene
+from pocket.world import LOOK_OF_STYLE, MIXES, Level, Scene
 
 # What the scores must reach.
 WANTED = {
@@ -119,7 +119,7 @@ def score_all(studio: Studio, count: int, to: Path, judge_file: Path | None, wor
     size, mix = (studio.size.width, studio.size.height), MIXES[world]
     plain = exams.singles(count, size, mix.shapes, words=False)
     table = examine(studio, plain, exams.score_single, to / "singles.png")
-    table |= _undisturbed(studio, plain, to, silent=not mix.looks)
+    table |= _otherwise(studio, plain, to, looks=mix.looks > 0)
     if mix.placed:
         table |= _wide(studio, count, to, mix.shapes)
     if mix.pairs:
@@ -147,17 +147,17 @@ def _negatives(studio: Studio, count: int, to: Path, judge: Judge) -> Table:
     return {name: (mean, 1.0, number) for name, (mean, number) in found.items()}
 
 
-def _undisturbed(studio: Studio, cases: Sequence[Case], to: Path, *, silent: bool) -> Table:
-    """Score what should change nothing: words that mean nothing to Pocket, and where its default style is one of them
-    (``silent``) that style too."""
-    table: Table = {}
-    altered = {"strangers": exams.among_strangers(cases)}
-    if silent:
-        altered["default style"] = [dataclasses.replace(case, style=DEFAULT_STYLE) for case in cases]
-    for name, asked in altered.items():
-        found = examine(studio, asked, exams.score_whole, to / f"{name.replace(' ', '_')}.png")
-        table[name] = found["whole"]
-    return table
+def _otherwise(studio: Studio, cases: Sequence[Case], to: Path, *, looks: bool) -> Table:
+    """Score the same prompts among words that mean nothing to Pocket, and in the program's default style, whose look
+    they then have where the world has ``looks``."""
+    talked = examine(studio, exams.among_strangers(cases), exams.score_whole, to / "among_strangers.png")
+    look = LOOK_OF_STYLE[DEFAULT_STYLE] if looks else ""
+    styled = [
+        dataclasses.replace(case, style=DEFAULT_STYLE, scene=dataclasses.replace(case.scene, look=look))
+        for case in cases
+    ]
+    found = examine(studio, styled, exams.score_in_look, to / "default_style.png")
+    return {"among strangers": talked["whole"]} | {f"default style: {name}": row for name, row in found.items()}
 
 
 def _wide(studio: Studio, count: int, to: Path, shapes: Sequence[str]) -> Table:
@@ -200,7 +200,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pocket.evaluate", description="Score Pocket's model files.")
     parser.add_argument("--models", type=Path, required=True, help="folder of the three files")
     parser.add_argument("--to", type=Path, required=True, help="folder for tables and grids of pictures")
-    parser.add_argument("--size", default="288x224", help="width x height of the pictures")
+    parser.add_argument("--size", default="144x112", help="width x height of the pictures")
     parser.add_argument("--count", type=int, default=120, help="pictures per exam")
     parser.add_argument("--judge", type=Path, help=f"the training's {JUDGE}.pt; without it no looks, no landscapes")
     parser.add_argument("--refined", action="store_true", help="with the refiner, as the program's preset has it")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pocket import checker
-from pocket.drawing import Frame
+from pocket.drawing import Frame, paint
 from pocket.judge import Judge
 from pocket.world import (
     BACKDROPS,
@@ -84,6 +84,34 @@ def score_single(case: Case, picture: np.ndarray) -> Score:
 def score_whole(case: Case, picture: np.ndarray) -> Score:
     """Score whether everything is right at once."""
     return {"whole": all(score_single(case, picture).values())}
+
+
+def score_in_look(case: Case, picture: np.ndarray) -> Score:
+    """Score whether a single thing is as asked where a look changes every colour: what the painter makes of it in that
+    look must be nearer than what he makes of any other colour, shape or backdrop."""
+    thing, backdrop = case.scene.things[0], case.scene.backdrop
+    frame = Frame(picture.shape[1], picture.shape[0])
+    others = {
+        "colour": [_with_thing(case.scene, colour=name) for name in PALETTE if name not in backdrop.colours],
+        "shape": [_with_thing(case.scene, shape=name) for name in SHAPES],
+        "backdrop": [
+            dataclasses.replace(case.scene, backdrop=Backdrop("plain", (name,)))
+            for name in PALETTE
+            if name != thing.colour
+        ],
+    }
+
+    def away(shown: Scene) -> float:
+        painted = paint(shown, frame, np.random.default_rng((HELD_OUT, 7)))
+        return float(((painted.astype(float) - picture) ** 2).mean())
+
+    return {what: min(scenes, key=away) == case.scene for what, scenes in others.items()}
+
+
+def _with_thing(shown: Scene, *, colour: str = "", shape: str = "") -> Scene:
+    (thing,) = shown.things
+    changed = dataclasses.replace(thing, colour=colour or thing.colour, shape=shape or thing.shape)
+    return dataclasses.replace(shown, things=(changed,))
 
 
 def among_strangers(cases: Sequence[Case]) -> list[Case]:

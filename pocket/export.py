@@ -1,4 +1,4 @@
-"""Write Pocket's files: ``python -m pocket.export --plan quarter --folder <of the training> --to models/pocket``.
+"""Write Pocket's files: ``python -m pocket.export --folder <of the training> --to models/pocket``.
 
 The single-file layout of the original SDXL, float16, with what shapes do not tell declared in the metadata. Every file
 is read back by the program's own loader and must give the very networks that were trained.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -45,21 +45,20 @@ def export(plan: Plan, bench: Bench, to: Path) -> list[Path]:
     to.mkdir(parents=True, exist_ok=True)
     words = Words()
     text_l, text_g = text_encoders(plan, words)
-    unheard = [] if plan.heard else words.of_looks()
     base, refiner = make_base(plan), make_refiner(plan)
     parts = {"text_l": text_l, "text_g": text_g, "unet": base}
     written = []
     if all(averaged("base", module, bench, key) for key, module in parts.items()):
         tensors = names.unet_tensors(base.state_dict(), plan.base.layers)
         tensors |= names.vae_tensors(load_vae(plan, bench).state_dict(), len(plan.vae_widths))
-        tensors |= names.text_l_tensors(full_table(text_l.state_dict(), words, unheard))
-        tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words, unheard), 1)
+        tensors |= names.text_l_tensors(full_table(text_l.state_dict(), words))
+        tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words), 1)
         written.append(_write(to / BASE, tensors, metadata(plan, "Pocket base")))
     elif not newest(bench, text_stage(plan), {"text_g": text_g}):
         raise SystemExit("there is no base yet: run the stage base first")
     if averaged("refiner", refiner, bench, "unet"):
         tensors = names.unet_tensors(refiner.state_dict(), plan.refiner.layers)
-        tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words, unheard), 0)
+        tensors |= names.text_g_tensors(full_table(text_g.state_dict(), words), 0)
         written.append(_write(to / REFINER, tensors, metadata(plan, "Pocket refiner")))
     additions = OffsetLora(base)
     if averaged("lora", additions, bench, "lora"):
@@ -67,16 +66,12 @@ def export(plan: Plan, bench: Bench, to: Path) -> list[Path]:
     return written
 
 
-def full_table(tensors: Mapping[str, Tensor], words: Words, unheard: Sequence[int] = ()) -> dict[str, Tensor]:
-    """Spread the short token table over CLIP's whole vocabulary: tokens that Pocket does not know share one row.
-
-    So do the ``unheard`` ones, whatever it has learnt of them.
-    """
+def full_table(tensors: Mapping[str, Tensor], words: Words) -> dict[str, Tensor]:
+    """Spread the short token table over CLIP's whole vocabulary: tokens that Pocket does not know share one row."""
     spread = dict(tensors)
     key = next(name for name in tensors if name.endswith(_TABLE))
     table = tensors[key][STRANGER].expand(VOCABULARY, -1).clone()
     table[words.known] = tensors[key][1:]
-    table[list(unheard)] = tensors[key][STRANGER]
     spread[key] = table
     return {name: tensor for name, tensor in spread.items() if not name.endswith("position_ids")}
 
@@ -145,7 +140,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pocket.export", description="Write Pocket's model files.")
     parser.add_argument("--folder", type=Path, required=True, help="the training's folder")
     parser.add_argument("--to", type=Path, required=True, help="where the files go")
-    parser.add_argument("--plan", choices=tuple(PLANS), default="quarter", help="as in the training")
+    parser.add_argument("--plan", choices=tuple(PLANS), default="eighth", help="as in the training")
     parsed = parser.parse_args()
     plan, bench = PLANS[parsed.plan], Bench(parsed.folder, torch.device("cpu"), 0, math.inf, print)
     written = export(plan, bench, parsed.to)

@@ -23,15 +23,21 @@ PROMPTS = (
     "a red circle on a blue background",
     "a large green diamond on an orange background",
     "a pink heart on the left on a white background",
-    "a white circle at the bottom on a green background",
-    "a yellow star on a purple background",
     "an orange heart on a blue and white striped background",
+    "a red square next to a yellow circle on a green background",
+    "a white star above a black crescent on a purple background",
     "a house and a tree by day",
     "the sea, a boat and the sun at sunset",
     "the moon, stars and mountains at night",
     "a flower and clouds by day",
     "mountains and clouds at sunset",
     "the sea and mountains by day",
+    "line art of a house and a tree by day",
+    "pixel art of a boat, the sea and the sun",
+    "a pink heart on a blue background, neon",
+    "watercolor of mountains, a tree and clouds by day",
+    "an orange star on a purple background, papercut",
+    "isometric, a green cross on a yellow background",
 )
 GAP, COLUMNS = 8, 6
 

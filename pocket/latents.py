@@ -83,7 +83,6 @@ class Library:
         self._plan, self._words = plan, words
         self._shelves: dict[str, dict[str, Tensor]] = {}
         self._scenes: dict[str, list[Scene]] = {}
-        self._worn: dict[str, np.ndarray] = {}  # places of the pictures that the plan shows
         for level, (width, height), count in shelves(plan):
             name = shelf_name(level, (width, height))
             if not bench.path(name).exists():
@@ -93,8 +92,6 @@ class Library:
             self._scenes[name] = [
                 scene(np.random.default_rng((seed, width, height)), width, height, level) for seed in seeds
             ]
-            shown = [one.look in ("", *plan.looks) for one in self._scenes[name]]
-            self._worn[name] = np.flatnonzero(shown)
 
     def draw(self, rng: np.random.Generator, progress: float, batch: int) -> tuple[dict[str, Tensor], list[str]]:
         """Return latents (B, 4, h, w), "sizes" (B, 6) and "aesthetic" (B,), and the captions, of one size."""
@@ -103,7 +100,7 @@ class Library:
         weights = np.asarray([count for _, count in of_level], float)
         size, _ = of_level[int(rng.choice(len(of_level), p=weights / weights.sum()))]
         name = shelf_name(level, size)
-        chosen = rng.choice(self._worn[name], batch)
+        chosen = rng.integers(len(self._scenes[name]), size=batch)
         drawn = {key: value[torch.from_numpy(chosen)].float() for key, value in self._shelves[name].items()}
         captions = [
             self._words.heard(self._scenes[name][int(i)], level, rng, background=rng.random() > _BACKGROUND_LEFT_OPEN)

@@ -1,7 +1,7 @@
 """Pocket's networks: SDXL's own classes at other widths, and the recipes that say how large and how long.
 
-A :class:`Plan` holds every dial of the training. ``quarter`` is the one to ship: pictures of a quarter of SDXL's width
-and height, made on a graphics card. ``eighth`` is for hours on a processor, ``narrow`` its first hour.
+A :class:`Plan` holds every dial of the training. ``eighth`` made the files that are shipped: pictures of an eighth of
+SDXL's width and height, in an evening on a processor. ``quarter`` is twice as large and for a graphics card.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pocket.world import LOOKS, Level
+from pocket.world import Level
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -51,9 +51,7 @@ class Stage:
 class Plan:
     """Every dial. ``sizes`` are (width, height) in pixels, ``crop_px`` the side of the VAE's training crops.
 
-    ``levels`` are the widening worlds that the base goes through and the part of its steps at which each begins;
-    Of the library's pictures those in other looks than ``looks`` stay on the shelf. Unless looks are ``heard``, the
-    files take their words for words that mean nothing, as is right while they are only half learnt.
+    ``levels`` are the widening worlds that the base goes through and the part of its steps at which each begins.
     ``text_rate`` is the text encoders' part of its learning rate, and at 0 they stay as the stage text left them.
     """
 
@@ -70,8 +68,6 @@ class Plan:
     unet_groups: int
     stages: Mapping[str, Stage]
     text_rate: float = 0.3
-    looks: tuple[str, ...] = LOOKS
-    heard: bool = True
 
 
 QUARTER = Plan(
@@ -95,7 +91,8 @@ QUARTER = Plan(
         "judge": Stage(1_500, 64, 1e-3),
     },
 )
-# For an evening on two cores of a processor.
+# For an evening on a processor. The text encoders learn the whole world before the base does and then stay, so that the
+# refiner need not wait for the base.
 EIGHTH = dataclasses.replace(
     QUARTER,
     sizes=((144, 112), (112, 144), (128, 128), (168, 96), (96, 168)),
@@ -115,10 +112,7 @@ EIGHTH = dataclasses.replace(
     },
     text_rate=0.0,
 )
-PLANS: Mapping[str, Plan] = {
-    "quarter": QUARTER,
-    "eighth": EIGHTH,
-}
+PLANS: Mapping[str, Plan] = {"quarter": QUARTER, "eighth": EIGHTH}
 
 
 def make_vae(plan: Plan) -> AutoencoderKL:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -84,15 +83,11 @@ def text_encoders(plan: Plan, words: Words) -> tuple[CLIPTextModel, CLIPTextMode
 
 
 def train_text(plan: Plan, bench: Bench) -> None:
-    """Teach both text encoders what a caption says, by having its attributes read off what the UNets will be given.
-
-    Where they are those of other files, they go on saying of single things what the UNet there has learnt to hear.
-    """
+    """Teach both text encoders what a caption says, by having its attributes read off what the UNets will be given."""
     torch.manual_seed(1)
     words, stage, sizes = Words(), plan.stages["text"], attribute_sizes()
     text_l, text_g = (module.to(bench.device) for module in text_encoders(plan, words))
-    known_before = take_up(bench, {"text_l": text_l, "text_g": text_g})
-    old_l, old_g = (copy.deepcopy(module).requires_grad_(False).eval() for module in (text_l, text_g))
+    take_up(bench, {"text_l": text_l, "text_g": text_g})
     widths = (plan.text_l_width, plan.text_g_width, text_g.config.projection_dim)
     heads = nn.ModuleList(nn.Linear(width, sum(sizes.values())) for width in widths).to(bench.device)
 
@@ -100,13 +95,9 @@ def train_text(plan: Plan, bench: Bench) -> None:
         shown = [scene(rng, *plan.sizes[0], "all") for _ in range(stage.batch)]
         rows = words.rows([words.text(one, "all", rng) for one in shown], rng)
         known = [[attributes(one)[name] for name in sizes] for one in shown]
-        singles = [scene(rng, *plan.sizes[0], "narrow") for _ in range(stage.batch // 4 if known_before else 0)]
-        rows += words.rows([words.text(one, "all", rng) for one in singles], rng)
         return *(torch.from_numpy(table) for table in rows), torch.tensor(known)
 
-    def loss_of(
-        rows_l: Tensor, rows_g: Tensor, singles_l: Tensor, singles_g: Tensor, known: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def loss_of(rows_l: Tensor, rows_g: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         states_l, states_g, pooled = read_text(text_l, text_g, rows_l, rows_g, words.end)
         ends = (rows_l == words.end).int().argmax(1)
         every = torch.arange(len(ends), device=ends.device)
@@ -121,10 +112,6 @@ def train_text(plan: Plan, bench: Bench) -> None:
                     right.append((scores[said].argmax(1) == wanted[said]).float().mean())
         # A pooled vector of unit size stands on equal terms with the sinusoids of the sizes.
         total = total + 0.01 * (pooled.float().pow(2).mean() - 1).pow(2)
-        if known_before:
-            now = read_text(text_l, text_g, singles_l, singles_g, words.end)
-            before = read_text(old_l, old_g, singles_l, singles_g, words.end)
-            total = total + sum((a - b).pow(2).mean() / b.var() for a, b in zip(now, before, strict=True))
         return total, torch.stack(right).mean().detach()
 
     train("text", {"text_l": text_l, "text_g": text_g, "heads": heads}, stage, bench, draw, loss_of)
@@ -133,7 +120,7 @@ def train_text(plan: Plan, bench: Bench) -> None:
 def train_base(plan: Plan, bench: Bench) -> None:
     """Train the base's UNet, and the text encoders a little further, through the widening worlds."""
     torch.manual_seed(2)
-    words, stage, signal = Words(plan.looks), plan.stages["base"], alphas_cumprod().to(bench.device)
+    words, stage, signal = Words(), plan.stages["base"], alphas_cumprod().to(bench.device)
     library = Library(plan, bench, words)
     text_l, text_g = (module.to(bench.device) for module in text_encoders(plan, words))
     unet = make_base(plan).to(bench.device, memory_format=bench.layout)
@@ -171,7 +158,7 @@ def text_stage(plan: Plan) -> str:
 def train_refiner(plan: Plan, bench: Bench) -> None:
     """Train the refiner on low noise only, with the base's G as it is and the aesthetic score in place of a target."""
     torch.manual_seed(3)
-    words, stage, signal = Words(plan.looks), plan.stages["refiner"], alphas_cumprod().to(bench.device)
+    words, stage, signal = Words(), plan.stages["refiner"], alphas_cumprod().to(bench.device)
     library = Library(plan, bench, words)
     text_l, text_g = (module.to(bench.device).requires_grad_(False) for module in text_encoders(plan, words))
     # Where the base does not teach them, there is no need to wait for it.
@@ -200,7 +187,7 @@ def train_refiner(plan: Plan, bench: Bench) -> None:
 def train_lora(plan: Plan, bench: Bench) -> None:
     """Train the offset LoRA on a few pictures of wider tones, with the base as it is."""
     torch.manual_seed(4)
-    words, stage, signal = Words(plan.looks), plan.stages["lora"], alphas_cumprod().to(bench.device)
+    words, stage, signal = Words(), plan.stages["lora"], alphas_cumprod().to(bench.device)
     library = Library(plan, bench, words)
     text_l, text_g = (module.to(bench.device).requires_grad_(False) for module in text_encoders(plan, words))
     unet = make_base(plan).to(bench.device).requires_grad_(False)

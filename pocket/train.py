@@ -1,4 +1,4 @@
-"""Train Pocket: ``python -m pocket.train --plan quarter --folder <where its files go>``.
+"""Train Pocket: ``python -m pocket.train --folder <where its files go>``.
 
 Stages follow each other - vae, latents, text, base, refiner, lora, judge - each kept in a file of its own. Running the
 same command again goes on where it was, also after a power cut; ``--until`` ends it at a time of the clock.
@@ -55,7 +55,7 @@ def _run(parsed: argparse.Namespace, team: Team) -> int:
         begin(plan, bench, parsed.begin)
     team.wait()
     try:
-        for name in _stages(parsed, plan):
+        for name in _stages(parsed):
             STAGES[name](plan, bench)
     except OutOfTime as stop:
         bench.say(str(stop))
@@ -74,10 +74,9 @@ STAGES: Mapping[str, Callable[[Plan, Bench], None]] = {
 }
 
 
-def _stages(parsed: argparse.Namespace, plan: Plan) -> list[str]:
-    """Return the stages to run. A training that begins with files (:mod:`pocket.begin`) has a VAE, and text encoders;
-    these go on learning where the base is not going to teach them."""
-    done = () if parsed.begin is None else ("vae", "text") if plan.text_rate > 0 else ("vae",)
+def _stages(parsed: argparse.Namespace) -> list[str]:
+    """Return the stages to run. A training that begins with files (:mod:`pocket.begin`) has a VAE and text encoders."""
+    done = () if parsed.begin is None else ("vae", "text")
     return parsed.stages or [name for name in STAGES if name not in done]
 
 
@@ -97,7 +96,7 @@ def _steps(text: str) -> tuple[str, int]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pocket.train", description="Train Pocket, stage by stage.")
     parser.add_argument("--folder", type=Path, required=True, help="where the stages' files are kept")
-    parser.add_argument("--plan", choices=tuple(PLANS), default="quarter", help="sizes, widths and lengths")
+    parser.add_argument("--plan", choices=tuple(PLANS), default="eighth", help="sizes, widths and lengths")
     parser.add_argument("--begin", type=Path, metavar="FOLDER", help="go on from the files in there, not from nothing")
     parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), help="which, in order")
     parser.add_argument("--steps", nargs="+", type=_steps, metavar="STAGE=N", help="other numbers of steps")

@@ -26,10 +26,9 @@ OTHER_STYLE, STRANGERS, CROWD = 0.15, 0.25, 0.1  # wrapped in a style that shows
 
 
 class Words:
-    """Turns texts into token ids, with the numbers of the short table or with CLIP's. ``looks`` are those shown."""
+    """Turns texts into token ids, with the numbers of the short table or with CLIP's."""
 
-    def __init__(self, looks: Sequence[str] = LOOKS) -> None:
-        self._looks = looks
+    def __init__(self) -> None:
         styles = load_styles(STYLES_FOLDER)
         self.drawn: dict[str, list[Style]] = {look: [] for look in LOOKS}
         self.other: list[Style] = []
@@ -39,7 +38,6 @@ class Words:
         rng = np.random.default_rng(0)
         texts += [caption(scene(rng, 9, 7), rng) for _ in range(_LISTENED)]
         self._heard: dict[str, tuple[int, ...]] = {}
-        self._plain = [caption(_plain(scene(rng, 9, 7)), rng) for _ in range(_LISTENED)]
         known = {token for text in texts for token in self._tokens(text.replace("{prompt}", " "))}
         self.known = sorted({PAD_G, BOS, EOS, *known})
         """CLIP's id of each row of the short table, from row 1 on."""
@@ -58,11 +56,6 @@ class Words:
     def end(self) -> int:
         """The row of the sign that ends a text; the last one."""
         return int(self._row[EOS])
-
-    def of_looks(self) -> list[int]:
-        """Return CLIP's ids of the tokens that only looks and styles are told with."""
-        plain = {token for text in self._plain for token in self._tokens(text)}
-        return [token for token in self.known if token not in plain and token not in (PAD_G, BOS, EOS)]
 
     def rows(self, texts: Sequence[str], rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return rows (B, 77) for L and for G, which differ in the padding; ``rng`` adds strangers."""
@@ -91,7 +84,7 @@ class Words:
 
     def mute(self, level: Level) -> list[Style]:
         """Return the styles that show nothing at this level of the world."""
-        worn = [look for look in MIXES[level].worn if look in self._looks]
+        worn = MIXES[level].worn
         return [*self.other, *(style for look, found in self.drawn.items() if look not in worn for style in found)]
 
     def _unlike(self, look: str) -> list[Style]:

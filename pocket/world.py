@@ -18,7 +18,7 @@ import numpy as np
 
 Colour = tuple[int, int, int]
 Kind = Literal["single", "pair", "landscape"]
-Level = Literal["narrow", "wide", "scenes", "objects", "all"]
+Level = Literal["narrow", "objects", "all"]
 T = TypeVar("T")
 
 PALETTE: Mapping[str, Colour] = {
@@ -174,9 +174,7 @@ class Mix:
 
 MIXES: Mapping[Level, Mix] = {
     "narrow": Mix(0.0, 0.0, 0.0, 0.0, 0.0, SHAPES[:6]),
-    "wide": Mix(0.0, 0.0, 0.2, 0.45, 0.0, SHAPES[:6]),
     "objects": Mix(0.4, 0.0, 0.25, 0.45, 0.0, SHAPES),
-    "scenes": Mix(0.0, 0.3, 0.2, 0.45, 0.36, SHAPES[:6], LOOKS[:6]),
     "all": Mix(0.25, 0.27, 0.22, 0.45, 0.4, SHAPES, LOOKS),
 }
 

@@ -16,7 +16,9 @@ from fooocus.config import ROOT
 from fooocus.images.metadata import read_recipe
 from fooocus.models.catalogue import load_catalogue, wanted_by
 from fooocus.request import DEFAULT_BASE, DEFAULT_STYLE, Request
-from pocket.checker import backdrop_colours, only_thing
+from pocket.drawing import Frame
+from pocket.exams import Case, score_in_look
+from pocket.world import LOOK_OF_STYLE, Backdrop, Scene, place
 from tests.browser.conftest import FAKES, PageServer, StartPage, Visit, Visitor
 
 PROGRAM = (sys.executable, str(FAKES / "app_page.py"))
@@ -65,9 +67,10 @@ def test_a_fresh_clone_draws_at_once_and_goes_over_when_the_models_come(
     assert recipe.styles and recipe.styles[0] == DEFAULT_STYLE
     with Image.open(picture) as image:
         pixels = np.asarray(image)
-    seen = only_thing(pixels)
-    assert seen is not None and (seen.shape, seen.colour) == ("circle", "red")
-    assert backdrop_colours(pixels) == ("blue", "blue")
+    height, width = pixels.shape[:2]
+    circle = place("circle", "red", Frame(width, height).half)
+    asked = Scene("single", (circle,), Backdrop("plain", ("blue",)), look=LOOK_OF_STYLE[DEFAULT_STYLE])
+    assert score_in_look(Case(asked, PROMPT), pixels) == {"shape": True, "colour": True, "backdrop": True}
     visitor.shoot("1440-light-meanwhile-done")
     options = ["--style", DEFAULT_STYLE, "--seed", "3", "--models", server.settings["config"]["models"]]
     assert cli.main(["generate", recipe.prompt, "--preset", "pocket", *options, "--out", str(tmp_path)]) == 0

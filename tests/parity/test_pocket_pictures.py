@@ -12,6 +12,9 @@ from fooocus import cli
 from fooocus.config import ROOT
 from fooocus.request import DEFAULT_STYLE
 from pocket.checker import backdrop_colours, blocks, only_thing, outlines_and_mottle
+from pocket.drawing import Frame
+from pocket.exams import Case, score_in_look
+from pocket.world import LOOK_OF_STYLE, Backdrop, Scene, place
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "models" / "pocket" / "pocket_base.safetensors").is_file(), reason="Pocket's files are not here"
@@ -51,7 +54,7 @@ def test_the_prompt_and_not_the_seed_decides(capsys: pytest.CaptureFixture[str],
     assert colours == ["red", "green"]
 
 
-def test_the_default_style_and_idle_words_change_nothing_of_what_is_asked(
+def test_idle_words_change_nothing_of_what_is_asked_and_the_default_style_only_the_look(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     prompt = "please draw me a beautiful orange square on a purple background, highly detailed, masterpiece"
@@ -59,9 +62,12 @@ def test_the_default_style_and_idle_words_change_nothing_of_what_is_asked(
     assert cli.main(["generate", prompt, *options]) == 0
     with Image.open(capsys.readouterr().out.strip()) as image:
         picture = np.asarray(image)
-    seen = only_thing(picture)
-    assert seen is not None
-    assert (seen.shape, seen.colour, backdrop_colours(picture)[0]) == ("square", "orange", "purple")
+    height, width = picture.shape[:2]
+    thing = place("square", "orange", Frame(width, height).half)
+    asked = Scene("single", (thing,), Backdrop("plain", ("purple",)), look=LOOK_OF_STYLE[DEFAULT_STYLE])
+    assert score_in_look(Case(asked, prompt), picture) == {"shape": True, "colour": True, "backdrop": True}
+    bars = np.concatenate([picture[:6], picture[-6:]])
+    assert bars.mean() < 40 < picture.mean(), "cinematic pictures have bars"
 
 
 def test_the_refiner_calms_plain_areas_and_leaves_outlines_and_composition(

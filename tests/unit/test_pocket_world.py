@@ -254,6 +254,15 @@ def test_the_painter_passes_its_own_exams() -> None:
         assert all(exams.score_backdrop(case, painted(case, number)).values()), case.prompt
         plain = dataclasses.replace(case.scene, backdrop=Backdrop("plain", case.scene.backdrop.colours[:1]))
         assert checker.backdrop_kind(paint(plain, Frame(*size), np.random.default_rng(number))) == "plain"
+    for number, case in enumerate(exams.singles(9, size, SHAPES, words=False)):
+        seen = dataclasses.replace(case, scene=dataclasses.replace(case.scene, look="cinematic"))
+        picture = painted(seen, number)
+        assert exams.score_in_look(seen, picture) == {"colour": True, "shape": True, "backdrop": True}, case.prompt
+        (thing,) = case.scene.things
+        shape = "heart" if thing.shape == "cross" else "cross"
+        for wrong in ({"shape": shape}, {"colour": case.scene.backdrop.colours[0]}):
+            other = dataclasses.replace(seen.scene, things=(dataclasses.replace(thing, **wrong),))
+            assert not all(exams.score_in_look(dataclasses.replace(seen, scene=other), picture).values())
     asked = exams.singles(10, size, SHAPES)
     talked = exams.among_strangers(asked)
     assert all(case.prompt in other.prompt for case, other in zip(asked, talked, strict=True))
@@ -263,11 +272,10 @@ def test_the_painter_passes_its_own_exams() -> None:
 def test_styles_that_a_world_does_not_draw_mean_nothing_in_it() -> None:
     words = Words()
     mute = {level: {style.name for style in words.mute(level)} for level in MIXES}
-    assert set(LOOK_OF_STYLE) <= mute["narrow"] and mute["narrow"] == mute["wide"]
+    assert set(LOOK_OF_STYLE) <= mute["narrow"] and mute["narrow"] == mute["objects"]
     assert mute["all"] and not mute["all"] & set(LOOK_OF_STYLE)
-    assert {LOOK_OF_STYLE[name] for name in mute["scenes"] & set(LOOK_OF_STYLE)} == {"isometric", "papercut"}
-    drawn = [scene(np.random.default_rng(seed), 144, 112, "wide") for seed in range(200)]
-    assert {one.kind for one in drawn} == {"single"} and not any(one.look for one in drawn)
+    drawn = [scene(np.random.default_rng(seed), 144, 112, "objects") for seed in range(200)]
+    assert {one.kind for one in drawn} == {"single", "pair"} and not any(one.look for one in drawn)
     assert {"plain", "gradient", "striped"} == {one.backdrop.kind for one in drawn}
 
 
@@ -276,7 +284,7 @@ def test_a_landscape_shows_what_is_said_and_now_and_then_more() -> None:
     kinds = set()
     for seed in range(400):
         rng = np.random.default_rng(seed)
-        shown = scene(rng, 144, 112, "scenes")
+        shown = scene(rng, 144, 112, "all")
         if shown.kind != "landscape":
             continue
         said, known = caption(shown, rng), attributes(shown)
