@@ -1,7 +1,7 @@
 """Score Pocket's files: ``python -m pocket.evaluate --models models/pocket``.
 
 Pictures are made by the program's own engine, as everybody's are, from prompts and seeds that no training has seen.
-What they show is measured by :mod:`pocket.checker` and, where looks and landscapes are concerned, by
+What they show is measured by :mod:`pocket.checker`, looks by the painter's own pictures, landscapes by
 :mod:`pocket.judge`. Each score stands beside its ceiling: what the same measure says of the painter's own pictures.
 """
 
@@ -115,7 +115,7 @@ def save_grid(pictures: Sequence[np.ndarray], path: Path, columns: int = 10) -> 
 
 
 def score_all(studio: Studio, count: int, to: Path, judge_file: Path | None, world: Level) -> Table:
-    """Run the exams of a level of the world; without a judge no looks and no landscapes."""
+    """Run the exams of a level of the world; without a judge no landscapes."""
     size, mix = (studio.size.width, studio.size.height), MIXES[world]
     plain = exams.singles(count, size, mix.shapes, words=False)
     table = examine(studio, plain, exams.score_single, to / "singles.png")
@@ -124,15 +124,15 @@ def score_all(studio: Studio, count: int, to: Path, judge_file: Path | None, wor
         table |= _wide(studio, count, to, mix.shapes)
     if mix.pairs:
         table |= examine(studio, exams.pairs(count, size), exams.score_pair, to / "pairs.png")
+    for name, by_style in (("look by word", False), ("look by style", True)) if mix.looks else ():
+        cases = exams.looks(count, size, mix.worn, by_style=by_style)
+        table |= examine(studio, cases, exams.look_scorer(name), to / f"{name.replace(' ', '_')}.png")
     if judge_file is None:
         return table
     judge = load_judge(judge_file)
     if mix.landscapes:
         table |= examine(studio, exams.landscapes(count), exams.landscape_scorer(judge), to / "landscapes.png")
         table |= _negatives(studio, count, to, judge)
-    for name, by_style in (("look by word", False), ("look by style", True)) if mix.looks else ():
-        cases = exams.looks(count, size, mix.worn, by_style=by_style)
-        table |= examine(studio, cases, exams.look_scorer(judge, name), to / f"{name.replace(' ', '_')}.png")
     return table
 
 
@@ -202,7 +202,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, required=True, help="folder for tables and grids of pictures")
     parser.add_argument("--size", default="144x112", help="width x height of the pictures")
     parser.add_argument("--count", type=int, default=120, help="pictures per exam")
-    parser.add_argument("--judge", type=Path, help=f"the training's {JUDGE}.pt; without it no looks, no landscapes")
+    parser.add_argument("--judge", type=Path, help=f"the training's {JUDGE}.pt; without it no landscapes")
     parser.add_argument("--refined", action="store_true", help="with the refiner, as the program's preset has it")
     parser.add_argument("--world", choices=tuple(MIXES), default="all", help="what the files should know")
     parsed = parser.parse_args()

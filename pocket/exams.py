@@ -14,6 +14,7 @@ from pocket.world import (
     BACKDROPS,
     ELEMENTS,
     LOOK_OF_STYLE,
+    LOOKS,
     PALETTE,
     SHAPES,
     TIMES,
@@ -90,7 +91,6 @@ def score_in_look(case: Case, picture: np.ndarray) -> Score:
     """Score whether a single thing is as asked where a look changes every colour: what the painter makes of it in that
     look must be nearer than what he makes of any other colour, shape or backdrop."""
     thing, backdrop = case.scene.things[0], case.scene.backdrop
-    frame = Frame(picture.shape[1], picture.shape[0])
     others = {
         "colour": [_with_thing(case.scene, colour=name) for name in PALETTE if name not in backdrop.colours],
         "shape": [_with_thing(case.scene, shape=name) for name in SHAPES],
@@ -100,12 +100,18 @@ def score_in_look(case: Case, picture: np.ndarray) -> Score:
             if name != thing.colour
         ],
     }
+    return {what: _nearest(picture, scenes) == case.scene for what, scenes in others.items()}
+
+
+def _nearest(picture: np.ndarray, scenes: Sequence[Scene]) -> Scene:
+    """Return the scene of which the painter's picture is nearest."""
+    frame = Frame(picture.shape[1], picture.shape[0])
 
     def away(shown: Scene) -> float:
         painted = paint(shown, frame, np.random.default_rng((HELD_OUT, 7)))
         return float(((painted.astype(float) - picture) ** 2).mean())
 
-    return {what: min(scenes, key=away) == case.scene for what, scenes in others.items()}
+    return min(scenes, key=away)
 
 
 def _with_thing(shown: Scene, *, colour: str = "", shape: str = "") -> Scene:
@@ -207,11 +213,13 @@ def looks(count: int, size: tuple[int, int], worn: Sequence[str], *, by_style: b
     return cases
 
 
-def look_scorer(judge: Judge, name: str) -> Callable[[Case, np.ndarray], Score]:
-    """Return a function that scores whether the look is the one asked for, over all looks and for each."""
+def look_scorer(name: str) -> Callable[[Case, np.ndarray], Score]:
+    """Return a function that scores whether the look is the one asked for, over all looks and for each: it is that in
+    which the painter's picture of the same scene is nearest."""
 
     def score(case: Case, picture: np.ndarray) -> Score:
-        right = judge.look(picture) == case.scene.look
+        seen = _nearest(picture, [dataclasses.replace(case.scene, look=look) for look in ("", *LOOKS)])
+        right = seen.look == case.scene.look
         return {name: right, f"{name}: {case.scene.look}": right}
 
     return score

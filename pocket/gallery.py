@@ -32,12 +32,12 @@ PROMPTS = (
     "a flower and clouds by day",
     "mountains and clouds at sunset",
     "the sea and mountains by day",
-    "line art of a house and a tree by day",
-    "pixel art of a boat, the sea and the sun",
+    "line art of a black star on a white background",
+    "pixel art of a red heart on a white background",
     "a pink heart on a blue background, neon",
-    "watercolor of mountains, a tree and clouds by day",
+    "watercolor of a blue circle on a yellow background",
     "an orange star on a purple background, papercut",
-    "isometric, a green cross on a yellow background",
+    "a red square on a blue background, isometric",
 )
 GAP, COLUMNS = 8, 6
 

@@ -263,6 +263,11 @@ def test_the_painter_passes_its_own_exams() -> None:
         for wrong in ({"shape": shape}, {"colour": case.scene.backdrop.colours[0]}):
             other = dataclasses.replace(seen.scene, things=(dataclasses.replace(thing, **wrong),))
             assert not all(exams.score_in_look(dataclasses.replace(seen, scene=other), picture).values())
+    for number, case in enumerate(exams.looks(16, size, LOOKS, by_style=False)):
+        said = exams.look_scorer("look")(case, painted(case, number))
+        assert said == {"look": True, f"look: {case.scene.look}": True}, case.prompt
+        plain = dataclasses.replace(case, scene=dataclasses.replace(case.scene, look=""))
+        assert not exams.look_scorer("look")(case, painted(plain, number))["look"]
     asked = exams.singles(10, size, SHAPES)
     talked = exams.among_strangers(asked)
     assert all(case.prompt in other.prompt for case, other in zip(asked, talked, strict=True))
