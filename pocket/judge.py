@@ -43,13 +43,8 @@ class Judge(nn.Module):
         return looks, times, elements
 
     @torch.no_grad()
-    def look(self, picture: np.ndarray) -> str:
-        """Name the look of a picture, uint8 (H, W, 3); empty for plain."""
-        return ("", *LOOKS)[int(self(squeeze([picture]))[0].argmax())]
-
-    @torch.no_grad()
     def time(self, picture: np.ndarray) -> str:
-        """Name the time of the day in a landscape; empty if it is none."""
+        """Name the time of the day in a landscape, uint8 (H, W, 3); empty if it is none."""
         return ("", *TIMES)[int(self(squeeze([picture]))[1].argmax())]
 
     @torch.no_grad()

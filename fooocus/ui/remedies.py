@@ -34,7 +34,7 @@ class Remedies:
         if self._first_run is None:
             return ()
         try:
-            wanted = wanted_by(Request.from_json({**Request().to_json(), **request}), load_catalogue())
+            wanted = wanted_by(_request(request), load_catalogue())
         except FooocusError:
             return ()
         here = {file.name.rpartition("/")[2] for file in self._first_run.shelves.found if not file.content.problem}
@@ -60,18 +60,19 @@ class Remedies:
             case "smaller":
                 return self._jobs.submit(_smaller(job), owner)
             case "miniature" if self._spare is not None:
-                return self._jobs.submit(drawn_by(_request(job), self._spare).to_json(), owner)
+                return self._jobs.submit(drawn_by(_request(job.request), self._spare).to_json(), owner)
             case "fetch" if self._first_run is not None:
                 self._first_run.need([entry.name for entry in self.fetchable(job.request)])
         return None
 
 
-def _request(job: Job) -> Request:
-    return Request.from_json({**Request().to_json(), **job.request})
+def _request(values: Mapping[str, Any]) -> Request:
+    """Read a job's request, which an older version may have written: what it did not know is as it begins."""
+    return Request.from_json({**Request().to_json(), **values})
 
 
 def _smaller(job: Job) -> dict[str, Any]:
-    request = _request(job)
+    request = _request(job.request)
     less = smaller(request.size)
     if less is None:
         raise RequestError("size", "There is no smaller size that can be drawn.", "Choose a smaller model.")
