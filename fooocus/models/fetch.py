@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # see hub.py
 
 Phases = Literal["waiting", "paused", "elsewhere", "done", "failed", "cancelled"] | Phase
 ENDED: tuple[Phases, ...] = ("done", "failed", "cancelled")
-_MOVING: tuple[Phases, ...] = ("fetching", "retrying", "checking", "elsewhere")
 AT_ONCE = 2
 _RATE_SECONDS = 5.0  # over which a rate is averaged: long enough to stand still, short enough to be the present
 _log = logging.getLogger(__name__)
@@ -278,25 +277,33 @@ class Fetcher:
             self._memory.remember_sha256(Stamp.of(path), entry.sha256 or "")
             with self._changed:
                 task.phase, task.done_bytes, task.sentence = "done", entry.size_bytes or 0, ""
-            self._done(path)
+                self._let_go(task)
         except Stopped:
             with self._changed:
                 self._settle(task)
+                self._let_go(task)
         except (FooocusError, OSError) as error:
             reason = error.reason if isinstance(error, NoConnection) else ""
             _log.warning("%s: %s", task.entry.name, f"{error} {reason}".rstrip())
             with self._changed:
-                task.phase, task.samples = "failed", deque()
-                task.error = error if isinstance(error, FooocusError) else FooocusError(str(error))
-        finally:
+                self._fail(task, error if isinstance(error, FooocusError) else FooocusError(str(error)))
+                self._let_go(task)
+        except BaseException:  # something came up that nobody thought of; the log has it
+            defect = f"{task.entry.name} could not be fetched: a defect of this program."
             with self._changed:
-                task.at_work = False
-                if task.phase in _MOVING:  # something came up that nobody thought of; the log has it
-                    task.phase, task.samples = "failed", deque()
-                    task.error = FooocusError(
-                        f"{task.entry.name} could not be fetched: a defect of this program.", "The log says more."
-                    )
-                self._changed.notify_all()
+                self._fail(task, FooocusError(defect, "The log says more."))
+                self._let_go(task)
+            raise
+        else:
+            self._done(path)
+
+    def _fail(self, task: _Task, error: FooocusError) -> None:
+        task.phase, task.samples, task.error = "failed", deque(), error
+
+    def _let_go(self, task: _Task) -> None:
+        """Leave a task, under the same lock as its new phase: a thread that waits may take it the moment after."""
+        task.at_work = False
+        self._changed.notify_all()
 
     def _fetch(self, downloader: Downloader, entry: Entry, task: _Task) -> Path:
         def tell(phase: Phase, done_bytes: int, sentence: str) -> None:

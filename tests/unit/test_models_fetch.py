@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,25 @@ def test_pause_and_resume(fetcher: Fetcher, hub: FakeHub, tmp_path: Path) -> Non
     fetcher.resume()
     assert list(fetcher.watch(0.02))[-1].files[0].phase == "done"
     assert hub.asked[-1].start >= kept > 0
+
+
+class SlowToGoOn(threading.Condition):
+    """Whoever lets go of it waits a moment, so that others come between one use of it and the next."""
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__(None, None, None)
+        time.sleep(0.02)
+
+
+def test_a_file_that_is_resumed_while_its_pause_goes_on_is_fetched(fetcher: Fetcher, hub: FakeHub) -> None:
+    fetcher._changed = SlowToGoOn()
+    hub.rate = 1e6
+    fetcher.start([entry_of(FILES[0])])
+    until(lambda: fetcher.progress().done_bytes > 300_000)
+    fetcher.pause()
+    fetcher.resume()  # the thread at it lets go, and the other one takes it at once
+    hub.rate = None
+    assert list(fetcher.watch(0.02))[-1].files[0].phase == "done"
 
 
 def test_a_waiting_file_can_be_paused_alone(fetcher: Fetcher, hub: FakeHub) -> None:
