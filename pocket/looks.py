@@ -51,9 +51,9 @@ def _strokes(canvas: Image.Image, bodies: Sequence[Points], colour: tuple[int, i
 
 
 def _pixel_art(behind: np.ndarray, layers: Sequence[Layer], frame: Frame, rng: np.random.Generator) -> np.ndarray:
-    block = max(4, round(frame.unit / 14))
+    block = max(8, round(frame.unit / 56) * 8)  # a place of the latents stands for 8 pixels: finer blocks get lost
     plain = Image.fromarray(_plain(behind, layers, frame, rng).astype(np.uint8))
-    small = plain.resize((-(-frame.width // block), -(-frame.height // block)), Image.Resampling.BOX)
+    small = plain.resize((-(-frame.width // block), -(-frame.height // block)), Image.Resampling.NEAREST)
     few = np.asarray(small, np.float32) // 32 * 32 + 16  # eight levels a channel, as old consoles had
     large = few.repeat(block, 0).repeat(block, 1)
     return large[: frame.height, : frame.width]

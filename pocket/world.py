@@ -175,16 +175,18 @@ class Mix:
 MIXES: Mapping[Level, Mix] = {
     "narrow": Mix(0.0, 0.0, 0.0, 0.0, 0.0, SHAPES[:6]),
     "objects": Mix(0.4, 0.0, 0.25, 0.45, 0.0, SHAPES),
-    "all": Mix(0.25, 0.27, 0.22, 0.45, 0.4, SHAPES, LOOKS),
+    "all": Mix(0.25, 0.27, 0.22, 0.45, 0.5, SHAPES, LOOKS),
 }
 
+# Looks that come more often than others: the default, and those that are learnt slowly.
+_OFTEN = ("cinematic", "cinematic", "pixel art", "watercolor", "black and white photo")
 
 _PAIRS_LOOK = 0.3  # how much more rarely two things wear a look
 _OPEN, _SHORT = 0.12, 0.25  # parts of the landscapes whose caption names no element at all, or leaves some out
 
 
 def scene(rng: np.random.Generator, width: int, height: int, level: Level = "all") -> Scene:
-    """Draw a scene for a picture of that shape. The look is cinematic more often than others: it is the default."""
+    """Draw a scene for a picture of that shape."""
     mix = MIXES[level]
     chance = rng.random()
     half = (width / min(width, height), height / min(width, height))
@@ -196,7 +198,7 @@ def scene(rng: np.random.Generator, width: int, height: int, level: Level = "all
         drawn = _single(rng, half, mix)
     look = ""
     if rng.random() < mix.looks * (_PAIRS_LOOK if drawn.kind == "pair" else 1.0):
-        look = "cinematic" if rng.random() < 0.2 else pick(rng, mix.worn)
+        look = pick(rng, (*mix.worn, *_OFTEN))
     return dataclasses.replace(drawn, look=look)
 
 
