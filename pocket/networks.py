@@ -106,7 +106,7 @@ EIGHTH = dataclasses.replace(
         "vae": Stage(9_000, 8, 1.5e-3),
         "text": Stage(2_000, 96, 2e-3),
         "base": Stage(24_000, 48, 1.2e-3),
-        "refiner": Stage(4_000, 32, 1.2e-3),
+        "refiner": Stage(7_000, 32, 1.2e-3),
         "lora": Stage(250, 16, 2e-3),
         "judge": Stage(1_200, 32, 1e-3),
     },

@@ -14,13 +14,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a browser test try twice more: on a busy machine a browser can miss a moment that a person would not.
+    """Let browser tests, and those marked ``clock``, try twice more: a busy machine can miss a moment.
 
     FOOOCUS_TEST_TRIES=1 shows every miss.
     """
     tries = int(os.environ.get("FOOOCUS_TEST_TRIES", "3"))
     for item in items:
-        if item.path.parent.name == "browser":
+        if item.path.parent.name == "browser" or item.get_closest_marker("clock"):
             item.add_marker(pytest.mark.flaky(reruns=tries - 1))
 
 

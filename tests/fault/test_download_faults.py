@@ -55,6 +55,7 @@ def entry_of(file: RemoteFile) -> Entry:
 
 
 ENTRY = entry_of(FILE)
+pytestmark = pytest.mark.clock  # the hub sends by the clock, and notices late that a client has hung up
 
 
 @pytest.fixture(scope="module")

@@ -183,6 +183,7 @@ def test_prints_of_libraries_do_not_spoil_the_channel(opened: Open, tmp_path: Pa
     assert "a child prints" in log
 
 
+@pytest.mark.clock
 def test_stop_ends_a_running_job_within_a_step(opened: Open) -> None:
     jobs = opened(patience=Patience())
     id = jobs.submit(fake(steps=10_000, seconds=0.01), "me")
@@ -240,6 +241,7 @@ def steps_of(jobs: Jobs, id: str) -> list[int]:
     return [event.step for _, event in jobs.events(id) if isinstance(event, Step)]
 
 
+@pytest.mark.clock
 def test_a_paused_job_leaves_the_worker_to_the_next_and_goes_on_where_it_was(opened: Open) -> None:
     jobs = opened()
     id = jobs.submit({"count": 2, **fake(steps=40, seconds=0.01)}, "me")
@@ -503,6 +505,7 @@ def test_closing_puts_the_running_job_back_uncounted(opened: Open) -> None:
     assert len(made) == len(set(made)) == 2
 
 
+@pytest.mark.clock
 def test_closing_does_not_wait_for_a_hanging_worker(opened: Open) -> None:
     jobs = opened("--hang", patience=Patience(close_seconds=0.2))
     begun = time.monotonic()
@@ -546,6 +549,7 @@ def test_a_full_disk_stops_the_queue_and_loses_nothing(opened: Open) -> None:
     assert sum(isinstance(event, Notice) and "full" in event.text for event in events) == 1
 
 
+@pytest.mark.clock
 def test_fifty_watchers_see_every_event_at_once(opened: Open) -> None:
     jobs = opened()
     ends_well(jobs)

@@ -226,6 +226,7 @@ def test_a_relative_path_is_the_callers(
     assert Path(recipe.base) == tiny / "tiny_base.safetensors"
 
 
+@pytest.mark.clock
 @pytest.mark.skipif(os.name == "nt", reason="Windows has another way to press Ctrl+C")
 def test_control_c_stops_with_a_word(tmp_path: Path, models: list[str]) -> None:
     options = ["--size", "512x512", "--steps", "1000", "--switch", "999", "--json", "--out", str(tmp_path)]

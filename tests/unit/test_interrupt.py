@@ -65,11 +65,13 @@ def stop_after(seconds: float, module: nn.Module, **marks: Any) -> float:
     return time.monotonic() - asked[0]
 
 
+@pytest.mark.clock
 def test_a_step_of_a_minute_is_left_in_its_middle() -> None:
     module = nn.Sequential(*(BasicTransformerBlock(lambda: time.sleep(0.3)) for _ in range(200)))
     assert stop_after(0.1, module) < 0.8
 
 
+@pytest.mark.clock
 def test_python_stays_near_a_slow_card() -> None:
     card = SlowCard(0.1)
     module = nn.Sequential(*(BasicTransformerBlock(card.block) for _ in range(600)))

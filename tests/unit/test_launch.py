@@ -161,6 +161,7 @@ def test_other_builds_ask_no_driver() -> None:
     assert folders == ["rocm7.2", "xpu", "cpu", ""]
 
 
+@pytest.mark.clock
 def test_index_that_does_not_answer_is_known_within_seconds() -> None:
     start = time.monotonic()
     assert not hardware.answers("http://127.0.0.1:9/", seconds=1)
@@ -181,6 +182,7 @@ def test_first_start_does_all_steps_in_order(place: Place) -> None:
     ]
 
 
+@pytest.mark.clock
 def test_second_start_does_nothing_and_is_quick(place: Place) -> None:
     prepare(place, CPU, run=Pip(place))
     pip = Pip(place)

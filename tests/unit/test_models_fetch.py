@@ -26,6 +26,7 @@ from fooocus.models.partfile import Disk, beside, fetched_bytes
 from fooocus.models.troubles import NoConnection
 from tests.fakes.fake_hub import FakeHub, Fault, RemoteFile, until
 
+pytestmark = pytest.mark.clock  # the hub sends by the clock
 SIZE = 1_000_000
 FILES = [RemoteFile(f"{name}.safetensors", SIZE, seed) for seed, name in enumerate(("one", "two", "three"))]
 PATIENCE = Patience(stall_seconds=2, tries=2, first_wait_seconds=0.01)

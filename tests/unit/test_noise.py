@@ -123,6 +123,7 @@ def test_noise_can_be_asked_for_before_it_is_drawn_and_beside_what_is_being_draw
             assert torch.equal(ahead.between(*pair), on_demand.between(*pair))
 
 
+@pytest.mark.clock
 def test_closing_ends_the_thread_soon_and_leaves_a_noise_that_answers() -> None:
     threads = set(threading.enumerate())
     with PictureNoise(SEED, (1, 4, 256, 256), SIGMAS, PAIRS) as noise:

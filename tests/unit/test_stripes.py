@@ -111,6 +111,7 @@ def test_a_wish_to_stop_is_heard_between_stripes(tiny_vae: nn.Module) -> None:
         decode(tiny_vae, torch.zeros(1, 4, 8, 8), "stripes", check)
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_a_number_is_found_in_no_time(bad: float) -> None:
     picture = torch.rand(1, 3, 896, 1152)

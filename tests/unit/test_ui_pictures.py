@@ -210,6 +210,7 @@ def test_what_holds_no_settings_is_a_sentence(client: TestClient) -> None:
         assert answer.status_code == 413 and "larger than" in answer.json()["sentence"]
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("unit", ["_", "__a", "[[", "(", "<lora:a:", "a: b, ", '"\\', "Steps: 1, ", "{" * 50, "\n"])
 def test_hostile_texts_cost_no_time(client: TestClient, unit: str) -> None:
     text = unit * (250_000 // len(unit))
