@@ -48,7 +48,7 @@ WANTED = {
 OTHER_SIZES = ((112, 144), (128, 128), (152, 104), (104, 152), (168, 96), (96, 168))
 """SDXL's commonest sizes, besides 1152x896, at an eighth."""
 
-GUIDANCE = 6.0
+GUIDANCE = 5.0
 Table = dict[str, tuple[float, float, int]]  # name -> score, ceiling, number of pictures
 
 

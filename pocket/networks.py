@@ -96,7 +96,7 @@ QUARTER = Plan(
 EIGHTH = dataclasses.replace(
     QUARTER,
     sizes=((144, 112), (112, 144), (128, 128), (168, 96), (96, 168)),
-    levels={"narrow": 0.0, "objects": 0.055, "all": 0.14},
+    levels={"narrow": 0.0, "objects": 0.05, "all": 0.125},
     pictures=60_000,
     crop_px=64,
     vae_widths=(24, 32, 48, 64),
@@ -105,9 +105,9 @@ EIGHTH = dataclasses.replace(
     stages={
         "vae": Stage(9_000, 8, 1.5e-3),
         "text": Stage(2_000, 96, 2e-3),
-        "base": Stage(24_000, 48, 1.2e-3),
+        "base": Stage(26_400, 48, 1.2e-3),
         "refiner": Stage(7_000, 32, 1.2e-3),
-        "lora": Stage(250, 16, 2e-3),
+        "lora": Stage(350, 16, 2e-3),
         "judge": Stage(1_200, 32, 1e-3),
     },
     text_rate=0.0,
