@@ -41,7 +41,7 @@ def test_the_stand_in_is_the_preset_with_what_was_asked_for(config: Config) -> N
     spare = app.stand_in(config, asked)
     assert spare is not None
     assert (spare.base, spare.refiner, spare.vae) == (FILES[0], FILES[1], None)
-    assert spare.loras == (LoraUse(FILES[2], 0.5),) and spare.size == Size(144, 112) and spare.guidance == 6.0
+    assert spare.loras == (LoraUse(FILES[2], 0.5),) and spare.size == Size(144, 112) and spare.guidance == 5.0
     assert (spare.prompt, spare.count, spare.styles) == ("a fox", 3, asked.styles)
 
 
@@ -112,7 +112,7 @@ def test_a_reload_changes_settings_only_when_models_have_come_or_gone(config: Co
     chosen = initial(defaults)  # a person on a computer without the models wants to see their settings
     assert opened(chosen, ON)["base"] == DEFAULT_BASE and opened(chosen, ON)["size"] == chosen["size"]
     began = json.loads(opened(chosen, ON)["began"])  # where Reset leads back to
-    assert (began["size"], began["base"], began["guidance"]) == ("144x112", FILES[0], 6.0) and "styles" not in began
+    assert (began["size"], began["base"], began["guidance"]) == ("144x112", FILES[0], 5.0) and "styles" not in began
     gone = opened(chosen, "")  # they were there at the last visit
     assert gone["base"] == FILES[0] and gone["size"] == "144x112" and gone["meanwhile"] == ON
     welcome.stand_in = None
