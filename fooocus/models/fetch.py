@@ -285,20 +285,18 @@ class Fetcher:
         except (FooocusError, OSError) as error:
             reason = error.reason if isinstance(error, NoConnection) else ""
             _log.warning("%s: %s", task.entry.name, f"{error} {reason}".rstrip())
-            with self._changed:
-                self._fail(task, error if isinstance(error, FooocusError) else FooocusError(str(error)))
-                self._let_go(task)
+            self._fail(task, error if isinstance(error, FooocusError) else FooocusError(str(error)))
         except BaseException:  # something came up that nobody thought of; the log has it
             defect = f"{task.entry.name} could not be fetched: a defect of this program."
-            with self._changed:
-                self._fail(task, FooocusError(defect, "The log says more."))
-                self._let_go(task)
+            self._fail(task, FooocusError(defect, "The log says more."))
             raise
         else:
             self._done(path)
 
     def _fail(self, task: _Task, error: FooocusError) -> None:
-        task.phase, task.samples, task.error = "failed", deque(), error
+        with self._changed:
+            task.phase, task.samples, task.error = "failed", deque(), error
+            self._let_go(task)
 
     def _let_go(self, task: _Task) -> None:
         """Leave a task, under the same lock as its new phase: a thread that waits may take it the moment after."""
