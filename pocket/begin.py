@@ -17,13 +17,12 @@ from fooocus.loading.checkpoint import open_checkpoint
 from fooocus.loading.tensors import TensorFile
 from pocket import names
 from pocket.lora import OffsetLora
-from pocket.names import BASE, LORA
+from pocket.names import BASE, LORA, TOKEN_TABLE
 from pocket.networks import Plan, make_base, make_text, make_vae
 from pocket.training import Bench, averaged, keep
 from pocket.words import Words
 
 BEGUN = "begin"
-_TABLE = "embeddings.token_embedding.weight"
 
 
 def begin(plan: Plan, bench: Bench, models: Path) -> None:
@@ -67,7 +66,7 @@ def short_table(tensors: Mapping[str, Tensor], words: Words) -> dict[str, Tensor
     The stranger's row is the one that most tokens have. A word that the files did not know begins as a stranger.
     """
     cut = dict(tensors)
-    for key in [name for name in tensors if name.endswith(_TABLE)]:
+    for key in [name for name in tensors if name.endswith(TOKEN_TABLE)]:
         table = tensors[key]
         if table.shape[0] != VOCABULARY:
             continue

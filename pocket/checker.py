@@ -87,13 +87,6 @@ def thing_of(picture: np.ndarray, colour: str, others: tuple[str, ...]) -> Seen 
     return None if body.mean() < _LEAST else _seen(body, colour)
 
 
-def colours_present(picture: np.ndarray, least: float = 0.02) -> tuple[str, ...]:
-    """Return the palette's colours by how much of the picture they cover, the largest first."""
-    nearest = ((picture.astype(float)[:, :, None] - _TONES) ** 2).sum(-1).argmin(-1)
-    parts = np.bincount(nearest.ravel(), minlength=len(_NAMES)) / nearest.size
-    return tuple(_NAMES[i] for i in parts.argsort()[::-1] if parts[i] >= least)
-
-
 def size_word(seen: Seen) -> str:
     """Return the size word nearest to a thing's radius, by ratio."""
     return min(SIZES, key=lambda word: abs(np.log(SIZES[word] / max(seen.radius, 1e-3))))

@@ -21,7 +21,7 @@ from pocket import names
 from pocket.begin import newest
 from pocket.latents import load_vae
 from pocket.lora import RANK, OffsetLora
-from pocket.names import BASE, LORA, REFINER
+from pocket.names import BASE, LORA, REFINER, TOKEN_TABLE
 from pocket.networks import HEAD_WIDTH, PLANS, POOLED_WIDTH, TEXT_HEADS, Plan, make_base, make_refiner
 from pocket.stages import text_encoders, text_stage
 from pocket.training import Bench, averaged
@@ -33,7 +33,6 @@ MOST_BYTES = 30_000_000
 LARGEST_ERROR = 5e-3
 """Relative, between the trained network and the file's; rounding to float16 alone gives about 1e-3."""
 
-_TABLE = "embeddings.token_embedding.weight"
 _BELONGS = (("modelspec.architecture", "stable-diffusion-xl-v1"), ("modelspec.prediction_type", "epsilon"))
 
 
@@ -69,7 +68,7 @@ def export(plan: Plan, bench: Bench, to: Path) -> list[Path]:
 def full_table(tensors: Mapping[str, Tensor], words: Words) -> dict[str, Tensor]:
     """Spread the short token table over CLIP's whole vocabulary: tokens that Pocket does not know share one row."""
     spread = dict(tensors)
-    key = next(name for name in tensors if name.endswith(_TABLE))
+    key = next(name for name in tensors if name.endswith(TOKEN_TABLE))
     table = tensors[key][STRANGER].expand(VOCABULARY, -1).clone()
     table[words.known] = tensors[key][1:]
     spread[key] = table

@@ -49,14 +49,19 @@ def make_latents(plan: Plan, bench: Bench) -> None:
         keep(vae.state_dict(), bench.path("vae_unit"))
     bench.team.wait()
     vae = load_vae(plan, bench)
+    late = False
     for level, size, count in shelves(plan)[bench.team.rank :: bench.team.size]:
         name = shelf_name(level, size)
         if bench.path(name).exists():
             continue
         drawn = samples(0, count, size, level, workers=bench.workers)
-        keep(_encode(vae, drawn, bench), bench.path(name))
+        found = _encode(vae, drawn, bench)
+        if late := found is None:
+            break
+        keep(found, bench.path(name))
         bench.say(f"{name}: {count} pictures")
-    bench.team.wait()
+    if bench.team.any(late):
+        raise OutOfTime("latents: the file that was being made is begun anew next time")
 
 
 def shelves(plan: Plan) -> list[tuple[Level, tuple[int, int], int]]:
@@ -110,11 +115,12 @@ class Library:
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, drawn: Iterator[Sample], bench: Bench) -> dict[str, Tensor]:
+def _encode(vae: AutoencoderKL, drawn: Iterator[Sample], bench: Bench) -> dict[str, Tensor] | None:
+    """Return what a file holds, or None where time ran out first."""
     latents, sizes, aesthetic = [], [], []
     for found in _bundles(drawn):
         if time.time() > bench.until:
-            raise OutOfTime("latents: the file that was being made is begun anew next time")
+            return None
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.quick):
             encoded = vae.encode(pictures(found).to(bench.device)).latent_dist.mean * LATENT_SCALE
         latents.append(encoded.half().cpu())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 BASE, REFINER, LORA = "pocket_base.safetensors", "pocket_refiner.safetensors", "pocket_offset_lora.safetensors"
+TOKEN_TABLE = "embeddings.token_embedding.weight"
 
 _UNET_OUTSIDE = {
     "conv_in": "input_blocks.0.0",

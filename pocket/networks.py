@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pocket.world import Level
 
@@ -201,8 +201,3 @@ def read_text(
     place = (ids_g == end).int().argmax(1)
     last = output.last_hidden_state[torch.arange(len(place), device=place.device), place]
     return states_l, output.hidden_states[-2], last @ text_g.text_projection.weight.T
-
-
-def parameters(module: nn.Module) -> int:
-    """Count the numbers that a network has learnt."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -143,11 +143,11 @@ def train_base(plan: Plan, bench: Bench) -> None:
         states_l, states_g, pooled = read_text(text_l, text_g, rows_l, rows_g, words.end)
         context = torch.cat([states_l, states_g], -1) * kept[:, None, None]
         square = _square(see, latents, noise, times, signal, context, pooled * kept[:, None], sizes)
-        ratio = signal[times] / (1 - signal[times])
-        return (square * ratio.clamp(max=MIN_SNR) / ratio).mean(), square.mean().detach()
+        return (square * _min_snr(signal[times])).mean(), square.mean().detach()
 
     modules = {"unet": unet, "text_l": text_l, "text_g": text_g}
-    train("base", modules, stage, bench, draw, loss_of, slower={"text_l": plan.text_rate, "text_g": plan.text_rate})
+    slower = {"text_l": plan.text_rate, "text_g": plan.text_rate}
+    train("base", modules, stage, bench, draw, loss_of, slower=slower, muon=("unet",))
 
 
 def text_stage(plan: Plan) -> str:
@@ -181,7 +181,7 @@ def train_refiner(plan: Plan, bench: Bench) -> None:
         square = _square(see, latents, noise, times, signal, context, pooled * kept[:, None], sizes).mean()
         return square, square.detach()
 
-    train("refiner", {"unet": unet}, stage, bench, draw, loss_of)
+    train("refiner", {"unet": unet}, stage, bench, draw, loss_of, muon=("unet",))
 
 
 def train_lora(plan: Plan, bench: Bench) -> None:
@@ -213,8 +213,7 @@ def train_lora(plan: Plan, bench: Bench) -> None:
             states_l, states_g, pooled = read_text(text_l, text_g, rows_l, rows_g, words.end)
             context = torch.cat([states_l, states_g], -1) * kept[:, None, None]
         square = _square(unet, latents, noise, times, signal, context, pooled * kept[:, None], sizes)
-        ratio = signal[times] / (1 - signal[times])
-        return (square * ratio.clamp(max=MIN_SNR) / ratio).mean(), square.mean().detach()
+        return (square * _min_snr(signal[times])).mean(), square.mean().detach()
 
     train("lora", {"lora": additions}, stage, bench, draw, loss_of)
 
@@ -243,6 +242,12 @@ def _noise(rng: np.random.Generator, latents: Tensor, steps: int) -> tuple[Tenso
     spread = (np.arange(batch) + rng.random()) / batch * steps
     times = torch.from_numpy(rng.permutation(spread.astype(np.int64).clip(0, steps - 1)))
     return noise, times, torch.from_numpy(rng.random(batch) >= UNCAPTIONED).float()
+
+
+def _min_snr(signal: Tensor) -> Tensor:
+    """Return the weight in the loss of the noise at each signal's part of the variance: min(SNR, MIN_SNR) / SNR."""
+    ratio = signal / (1 - signal)
+    return ratio.clamp(max=MIN_SNR) / ratio
 
 
 def _square(

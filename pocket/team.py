@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,13 +40,31 @@ class Team:
         if self.size == 1:
             return stop
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([torch.full((1,), float(stop)), *(gradient.flatten() for gradient in gradients)])
+        flat = torch.cat([gradients[0].new_full((1,), float(stop)), *(gradient.flatten() for gradient in gradients)])
         distributed.all_reduce(flat)
         flat /= self.size
         sizes = [gradient.numel() for gradient in gradients]
         for gradient, mean in zip(gradients, flat[1:].split(sizes), strict=True):
             gradient.copy_(mean.view_as(gradient))
         return bool(flat[0] > 0)
+
+    def share(self, found: Sequence[Tensor | None], alike: Sequence[Tensor]) -> list[Tensor]:
+        """Return all of ``found``, each of which one process has where the others have None; ``alike`` gives shapes."""
+        if self.size == 1:
+            return [tensor for tensor in found if tensor is not None]
+        whole = (torch.zeros_like(a) if f is None else f for f, a in zip(found, alike, strict=True))
+        flat = torch.cat([tensor.flatten() for tensor in whole])
+        distributed.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in alike])
+        return [part.view_as(tensor) for part, tensor in zip(parts, alike, strict=True)]
+
+    def any(self, yes: bool) -> bool:
+        """Wait until all have come here, and return whether any of them says yes."""
+        if self.size == 1:
+            return yes
+        said = torch.full((1,), float(yes))
+        distributed.all_reduce(said)
+        return bool(said[0] > 0)
 
     def wait(self) -> None:
         """Go on when all have come here."""

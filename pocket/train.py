@@ -30,6 +30,7 @@ from pocket.training import Bench, OutOfTime
 def main() -> int:
     """Run the stages that are asked for; return 0, or 3 when time ran out first."""
     parsed = _arguments()
+    _plan(parsed)
     parsed.folder.mkdir(parents=True, exist_ok=True)
     return run_team(parsed.processes, functools.partial(_run, parsed))
 
@@ -48,9 +49,7 @@ def _run(parsed: argparse.Namespace, team: Team) -> int:
         team,
         parsed.quick,
     )
-    plan = PLANS[parsed.plan]
-    given = dict(parsed.steps or [])
-    plan = replace(plan, stages={k: replace(s, steps=given.get(k, s.steps)) for k, s in plan.stages.items()})
+    plan = _plan(parsed)
     if parsed.begin is not None and team.leads:
         begin(plan, bench, parsed.begin)
     team.wait()
@@ -72,6 +71,18 @@ STAGES: Mapping[str, Callable[[Plan, Bench], None]] = {
     "lora": train_lora,
     "judge": train_judge,
 }
+
+
+def _plan(parsed: argparse.Namespace) -> Plan:
+    """Return the plan with the numbers of steps that were given; raises SystemExit for what cannot be."""
+    plan, given = PLANS[parsed.plan], dict(parsed.steps or [])
+    if unknown := given.keys() - plan.stages.keys():
+        raise SystemExit(f"--steps: no stage {', '.join(unknown)}; those with steps are {', '.join(plan.stages)}")
+    uneven = [name for name, stage in plan.stages.items() if stage.batch % parsed.processes]
+    if uneven:
+        # Parts of different sizes would weigh their pictures differently.
+        raise SystemExit(f"--processes {parsed.processes} cannot share a step's pictures evenly: {', '.join(uneven)}")
+    return replace(plan, stages={k: replace(s, steps=given.get(k, s.steps)) for k, s in plan.stages.items()})
 
 
 def _stages(parsed: argparse.Namespace) -> list[str]:
@@ -104,7 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="cuda or cpu; left out: a graphics card where there is one")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw; 0: the training draws for itself")
     parser.add_argument(
-        "--processes", type=int, default=1, help="that share each step; as many as a processor has cores"
+        "--processes", type=int, default=1, help="that share each step: 1, 2, 4 or 8, no more than there are cores"
     )
     parser.add_argument("--quick", action="store_true", help="bfloat16 on a processor that has it (avx512_bf16)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads on a processor")
