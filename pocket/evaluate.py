@@ -114,8 +114,9 @@ def save_grid(pictures: Sequence[np.ndarray], path: Path, columns: int = 10) -> 
     Image.fromarray(np.concatenate(rows, 0)).save(path)
 
 
-def score_all(studio: Studio, count: int, to: Path, judge_file: Path | None, world: Level) -> Table:
-    """Run the exams of a level of the world; without a judge no landscapes."""
+def score_all(studio: Studio, count: int, looks: int, to: Path, judge_file: Path | None, world: Level) -> Table:
+    """Run the exams of a level of the world, ``count`` pictures each, ``looks`` those of looks; without a judge no
+    landscapes."""
     size, mix = (studio.size.width, studio.size.height), MIXES[world]
     plain = exams.singles(count, size, mix.shapes, words=False)
     table = examine(studio, plain, exams.score_single, to / "singles.png")
@@ -125,7 +126,7 @@ def score_all(studio: Studio, count: int, to: Path, judge_file: Path | None, wor
     if mix.pairs:
         table |= examine(studio, exams.pairs(count, size), exams.score_pair, to / "pairs.png")
     for name, by_style in (("look by word", False), ("look by style", True)) if mix.looks else ():
-        cases = exams.looks(count, size, mix.worn, by_style=by_style)
+        cases = exams.looks(looks, size, mix.worn, by_style=by_style)
         table |= examine(studio, cases, exams.look_scorer(name), to / f"{name.replace(' ', '_')}.png")
     if judge_file is None:
         return table
@@ -202,6 +203,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, required=True, help="folder for tables and grids of pictures")
     parser.add_argument("--size", default="144x112", help="width x height of the pictures")
     parser.add_argument("--count", type=int, default=120, help="pictures per exam")
+    parser.add_argument("--looks", type=int, help="pictures per exam of looks, of which there are eight; as --count")
     parser.add_argument("--judge", type=Path, help=f"the training's {JUDGE}.pt; without it no landscapes")
     parser.add_argument("--refined", action="store_true", help="with the refiner, as the program's preset has it")
     parser.add_argument("--world", choices=tuple(MIXES), default="all", help="what the files should know")
@@ -210,7 +212,7 @@ def main() -> int:
     width, height = (int(side) for side in parsed.size.split("x"))
     with TemporaryDirectory() as scratch:
         studio = Studio(parsed.models.resolve(), (width, height), Path(scratch), refined=parsed.refined)
-        table = score_all(studio, parsed.count, parsed.to, parsed.judge, parsed.world)
+        table = score_all(studio, parsed.count, parsed.looks or parsed.count, parsed.to, parsed.judge, parsed.world)
     print("| what | score | ceiling | wanted | pictures |\n|---|---|---|---|---|")
     for name, (score, ceiling, count) in table.items():
         print(f"| {name} | {score:.3f} | {ceiling:.3f} | {WANTED.get(name, '')} | {count} |")

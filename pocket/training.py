@@ -58,7 +58,7 @@ class Bench:
     @property
     def layout(self) -> torch.memory_format:
         """The order of a picture's numbers that convolutions are quickest with."""
-        return torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        return torch.channels_last if self.quick or self.device.type == "cuda" else torch.contiguous_format
 
     def eye(self, unet: UNet2DConditionModel) -> Callable[..., Any]:
         """Return what sees noise as the UNet does, and is quick about it where the training is to be quick.
