@@ -57,7 +57,7 @@ class CallClock:
         handles: list[Any] = []
         for network in networks:
             handles.append(network.register_forward_pre_hook(self._begin, with_kwargs=True))
-            handles.append(network.register_forward_hook(self._end))
+            handles.append(network.register_forward_hook(self._end, always_call=True))  # memory may run out within
         try:
             yield
         finally:
@@ -83,7 +83,7 @@ class CallClock:
     def _mark(self) -> Any:
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
             return event
         return now(self._device)
 

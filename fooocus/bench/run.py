@@ -75,7 +75,10 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
     tell(f"Computing on {setting.device.reason}.")
     tell("Loading and warming up.")
     ours.picture()
-    peer = Peer(memory, ours.base, ours.refiner) if options.peer else None
+    beside = options.peer and keeps_everything(memory)
+    if options.peer and not beside:
+        tell("diffusers is left out: it keeps all networks on the card at once, for which there is no room here.")
+    peer = Peer(memory, ours.base, ours.refiner) if beside else None
     if peer:
         peer.picture(setting.request, setting.steps, setting.switch)
     mine: list[Timing] = []
@@ -102,6 +105,11 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
         "load_seconds": {name: [load[name] for load in loads] for name in loads[0]},
         "lora_change_seconds": changed,
     }
+
+
+def keeps_everything(memory: Memory) -> bool:
+    """Say whether all networks are where they work at once, as the peer wants them."""
+    return not memory.device.apart or (memory.plan is not None and memory.plan.text.way == "stays")
 
 
 def _setting(config: Config, options: BenchOptions, tell: Tell) -> Setting:

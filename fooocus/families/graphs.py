@@ -65,19 +65,27 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs."""
+    """Records CUDA graphs on one of the cards."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         """Do the work once on a stream of its own, as recording demands, then record it."""
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            work()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may ask the card for memory meanwhile, such as the lane that sends the next network ahead.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            output = work()
+        # Streams belong to the present card, and what runs on another one's is not recorded.
+        with torch.cuda.device(self._device):
+            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            aside.wait_stream(here)
+            with torch.cuda.stream(aside):
+                work()
+            here.wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            try:
+                # Other threads may ask the card for memory meanwhile, such as the lane that sends the next network.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    output = work()
+            finally:
+                torch.cuda.set_stream(here)  # a recording that fails leaves its own behind
         return graph.replay, output
 
 

@@ -63,6 +63,11 @@ class Device:
         """Copy a network to the device. Raises torch's own out-of-memory error; then part of it may be there."""
         module.to(self.device)
 
+    def release_main(self) -> None:
+        """Give back the main memory that torch keeps pinned for later use; nobody else can have it as long."""
+        if self.device.type in ("cuda", "xpu"):
+            torch.accelerator.empty_host_cache()
+
     def release(self) -> None:
         """Give the memory that torch holds for later use back to the card."""
         if self.device.type == "cuda":
@@ -73,14 +78,27 @@ class Device:
             torch.mps.empty_cache()
 
 
+_FULL = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    # cuBLAS and cuDNN ask for workspace of their own, and cuBLAS does when it begins; with Intel the driver speaks.
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "OUT_OF_DEVICE_MEMORY",
+    "OUT_OF_HOST_MEMORY",
+    "OUT_OF_RESOURCES",
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Tell a full device, or full main memory, from other faults; Metal has no error class of its own for it."""
     if not isinstance(error, RuntimeError):
         return isinstance(error, DeviceOutOfMemory | MemoryError)
     # The processor's allocator speaks of itself, in one way on Linux and in another on Windows.
-    # cuBLAS and cuDNN, which ask for workspace of their own, say CUBLAS_STATUS_ALLOC_FAILED and the like.
-    words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _FULL)
 
 
 def choose_device(device: str = "auto", dtype: str = "auto", *, short_numbers: bool = True) -> Device:
@@ -126,7 +144,8 @@ def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
         return torch.float32, "exact on a processor"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        if (properties.major, properties.minor) in _DATA_CENTRE:
+        # AMD's cards have numbers of another kind here, and some are the same.
+        if torch.version.hip is None and (properties.major, properties.minor) in _DATA_CENTRE:
             return torch.bfloat16, "half the memory, and never overflows"
         if why := against_half(properties.name, properties.major + properties.minor / 10):
             return torch.float32, why

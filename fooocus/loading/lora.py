@@ -166,9 +166,9 @@ def apply_loras(
     :class:`fooocus.errors.UnreadableModel` if a tensor to be added holds NaN or infinity.
 
     Sums are made in float32 on the parameter's own device, or on the device ``on``, and rounded once to the parameter's
-    dtype. Time and traffic are one read of the originals of the parameters that change; memory beyond them is one
-    parameter in float32. With ``over`` a sum is written over the one before it, where it stands; only for networks
-    whose parameters nobody else looks at.
+    dtype. Time and traffic are one read of the originals of the parameters that change, from the file where something
+    was added to them before; memory beyond them is one parameter in float32. With ``over`` a sum is written over the
+    one before it, where it stands; only for networks whose parameters nobody else looks at.
     """
     by_kind = {network.kind: network for network in networks.values()}
     if len(by_kind) != len(networks):
@@ -333,7 +333,10 @@ def _patch(
 ) -> None:
     """Compute one parameter anew from its original."""
     current = network.module.get_parameter(parameter)
-    original = network.original(parameter).to(on or current.device)
+    stored, device = network.original(parameter), on or current.device
+    # What nothing was added to yet is the original itself, and need not come from the file once more.
+    bare = parameter not in network.patches and current.device == device and current.dtype == stored.dtype
+    original = current.data if bare else stored.to(device)
     # What was patched before is a sum in memory of its own, and not the mapped file.
     over = over and parameter in network.patches and current.is_contiguous()
     target = current.data if over else torch.empty_like(current, memory_format=torch.contiguous_format)

@@ -95,6 +95,7 @@ class Memory:
         self._clearing = Clearing(device, self._held)
         self._clock = itertools.count(1)
         self._check: Callable[[], object] = _never
+        self._hurries = True  # whether networks travel ahead of their turn
 
     @contextmanager
     def interruptible(self, check: Callable[[], object]) -> Iterator[None]:
@@ -142,8 +143,13 @@ class Memory:
     def step_down(self, stage: Stage) -> Plan | None:
         """Go over to the next smaller plan, after memory ran out in ``stage``; None when there is none.
 
-        Everything that is not in use leaves the device. What was too much is remembered.
+        Everything that is not in use leaves the device. What was too much is remembered. If a network was sent ahead of
+        its turn, that was too much and not the plan, which then stays; nothing is sent ahead from then on.
         """
+        if self.plan is not None and any(held.ahead is not None for held in self._held.values()):
+            self._hurries = False
+            self.make_room()
+            return self.plan
         lower = step_down(self.plan, stage) if self.plan is not None else None
         self.make_room()
         if lower is not None:
@@ -222,7 +228,10 @@ class Memory:
         free = self.device.free_bytes()
         if plan is None or free is None or not self.device.apart or berth.way not in ("streams", "takes turns"):
             return
+        if not self._hurries:
+            return
         room = free - (plan.sampling_peak_bytes - DRIVER_BYTES - max(b.resident_bytes for b in plan.unets))
+        room -= plan.space.spare_bytes
         if room < _AHEAD_BYTES:
             return
         held = self._hold_network(path, role, kind, berth)

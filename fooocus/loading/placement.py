@@ -79,9 +79,9 @@ class Ahead:
 class Held:
     """A network in main memory. ``users`` counts the blocks that use it now: it is neither moved nor dropped then.
 
-    ``home`` holds its tensors in main memory while it is whole on the device, ``notes`` what was added to them when it
-    left. ``stream`` is how it streams, ``settled`` whether that holds memory on the device now, ``berth`` for which
-    berth it took it.
+    ``home`` holds its tensors in main memory while it is whole on the device, ``notes`` what was added to those.
+    ``stream`` is how it streams, ``settled`` whether that holds memory on the device now, ``berth`` for which berth it
+    took it.
     """
 
     network: Network
@@ -148,7 +148,7 @@ def place_whole(held: Held, device: Device) -> bool:
             raise
     else:
         return True
-    send_home(held, device, placed=False)
+    send_home(held, device)
     return False
 
 
@@ -186,8 +186,12 @@ def send_ahead(held: Held, device: Device, berth: Berth, ring_bytes: int, room_b
         held.ahead = None
 
 
-def send_home(held: Held, device: Device, *, placed: bool = True) -> None:
-    """Point the parameters at main memory again; those that were changed on the device are copied."""
+def send_home(held: Held, device: Device) -> None:
+    """Point the parameters at main memory again. What was added to them on the device is forgotten.
+
+    To add it anew when they are used again takes a fraction of the time that fetching the sums would, and main memory
+    need not hold them beside the file.
+    """
     module = held.network.module
     if held.network.kind == "unet":
         attention.forget(module)
@@ -200,8 +204,8 @@ def send_home(held: Held, device: Device, *, placed: bool = True) -> None:
         held.settled, held.berth = False, None
     if held.home is not None:
         for name, parameter in module.named_parameters():
-            unchanged = not placed or held.network.patches.get(name) == held.notes.get(name)
-            parameter.data = held.home[name] if unchanged else parameter.data.cpu()
+            parameter.data = held.home[name]
+        held.network.patches = dict(held.notes)
         module.to("cpu")  # the buffers
         held.home = None
     device.release()
@@ -213,3 +217,4 @@ def let_go(held: Held, device: Device) -> None:
         send_home(held, device)
     held.stream = None
     gc.collect()  # a module and its hooks refer to each other
+    device.release_main()

@@ -64,6 +64,11 @@ class Space:
             usable = min(usable, self.card_bytes - DRIVER_BYTES - spare)
         return max(0, usable)
 
+    @property
+    def spare_bytes(self) -> int:
+        """What is free on the card and yet not planned with; 0 where nobody can tell."""
+        return 0 if self.usable_bytes is None else (self.card_free_bytes or 0) - self.usable_bytes
+
 
 @dataclasses.dataclass(frozen=True)
 class Steps:

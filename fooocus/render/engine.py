@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -58,6 +60,7 @@ from fooocus.render.way import Files, Way
 from fooocus.request import Recipe, Request
 
 _TEXTS = 4 * TOGETHER  # prompt and negative prompt, of base and refiner, for the pictures that are made part by part
+_LOOK_SECONDS = 0.15  # between two previews of a graphics card
 _AHEAD_STEPS = 3  # before the refiner's turn its weights begin to travel, where there is room
 # The two encoders' names in a text's vocabulary, and what each was trained to see behind the end of a text.
 _ENCODERS: Mapping[str, tuple[EncoderKind, int]] = {"text_l": ("l", 49407), "text_g": ("g", 0)}
@@ -87,6 +90,7 @@ class Engine:
         self.mix = known_mix()  # how the latents of the present model look
         self._mixes: dict[Path, Tensor] = {}
         self._small: SmallDecoder | None = None
+        self._looked = -math.inf
         fast = read_fast(config.fast)
         self._memory = memory or Memory(
             choose_device(config.device, config.dtype, short_numbers=fast.short_numbers),
@@ -94,6 +98,9 @@ class Engine:
             vae_dtype=getattr(torch, config.vae_dtype),
         )
         self._device = self._memory.device
+        # Who computes in float32 means all of it; cuDNN's convolutions would take ten bits of each number (TF32), which
+        # for the VAE beside a UNet in half precision is as much as the UNet has.
+        torch.backends.cudnn.allow_tf32 = self._device.dtype != torch.float32
         self._batches = fast.batches
         self._fast = FastPath(fast, self._device.device)
         folders = {kind: config.folders(folder) for kind, folder in FOLDERS.items()}
@@ -122,8 +129,15 @@ class Engine:
         self._small = None
         self._memory.make_room()
 
-    def look(self, denoised: Tensor) -> bytes:
-        """Return unfinished latents (1, 4, h, w) as a small JPEG, for previews."""
+    def look(self, denoised: Tensor) -> bytes | None:
+        """Return unfinished latents (1, 4, h, w) as a small JPEG, for previews.
+
+        A graphics card has nothing to do while one is made: there it is ``None`` soon after the last one.
+        """
+        now = time.monotonic()
+        if self._device.apart and now - self._looked < _LOOK_SECONDS:
+            return None
+        self._looked = now
         picture = self._small.picture(denoised) if self._small else None
         return preview_jpeg(denoised, self.mix) if picture is None else jpeg(picture)
 

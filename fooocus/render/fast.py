@@ -40,7 +40,7 @@ class FastPath:
     def __init__(self, fast: Fast, device: torch.device, recorder: Recorder | None = None) -> None:
         self._fast = fast
         self._device = device
-        self._recorder = recorder or (CudaRecorder() if device.type == "cuda" else None)
+        self._recorder = recorder or (CudaRecorder(device) if device.type == "cuda" else None)
 
     @contextmanager
     def arithmetic(self, unet: nn.Module, size: Size) -> Iterator[None]:

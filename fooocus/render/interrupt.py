@@ -23,7 +23,9 @@ _LARGE_BYTES = 100_000_000
 _LAYERS = (nn.Linear, nn.Conv2d)
 _SLOW_SECONDS = 1.0  # between two passes; below that the card is never a second behind
 _AHEAD = 2  # blocks that Python may be ahead of a slow card
-_LOOK_SECONDS = 0.01
+# Whether the card is slow is not known in a first pass. A fast one's blocks take less than a millisecond, and a long
+# nap would leave it idle.
+_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.0005, 0.01
 
 
 class Mark(Protocol):
@@ -35,7 +37,7 @@ class Mark(Protocol):
 
 @contextmanager
 def interruptible(
-    module: nn.Module, check: Callable[[], object], mark: Callable[[], Mark] | None = None
+    module: nn.Module, check: Callable[[], object], mark: Callable[[], Mark | None] | None = None
 ) -> Iterator[None]:
     """Call ``check`` before every block of ``module``'s forward passes; what it raises leaves the pass.
 
@@ -63,12 +65,17 @@ def interruptible(
             handle.remove()
 
 
-def marks_on(device: torch.device) -> Callable[[], Mark] | None:
-    """Return how marks are set on a device, or ``None`` where Python waits for its work anyway or cannot ask."""
+def marks_on(device: torch.device) -> Callable[[], Mark | None] | None:
+    """Return how marks are set on a device, or ``None`` where Python waits for its work anyway or cannot ask.
+
+    While a graph is recorded there are none: the card does nothing then, and to ask it would spoil the recording.
+    """
     if device.type != "cuda":
         return None
 
-    def mark() -> Mark:
+    def mark() -> Mark | None:
+        if torch.cuda.is_current_stream_capturing():
+            return None
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(device))
         return event
@@ -79,7 +86,7 @@ def marks_on(device: torch.device) -> Callable[[], Mark] | None:
 class _Pace:
     """Keeps Python near a slow card."""
 
-    def __init__(self, check: Callable[[], object], mark: Callable[[], Mark] | None) -> None:
+    def __init__(self, check: Callable[[], object], mark: Callable[[], Mark | None] | None) -> None:
         self._check, self._mark = check, mark
         self._begun = 0.0
         self._slow = True
@@ -96,10 +103,14 @@ class _Pace:
         """A block is to be handed over: wait until the card is near, looking at the person's wishes."""
         if self._mark is None or not self._slow:
             return
-        self._marks.append(self._mark())
+        here = self._mark()
+        if here is None:
+            return
+        self._marks.append(here)
         if len(self._marks) <= _AHEAD:
             return
-        oldest = self._marks.popleft()
+        oldest, nap = self._marks.popleft(), _FIRST_LOOK_SECONDS
         while not oldest.query():
             self._check()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(nap)
+            nap = min(2 * nap, _LOOK_SECONDS)

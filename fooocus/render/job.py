@@ -83,8 +83,8 @@ class Maker(Protocol):
     ) -> Sequence[State]:
         """Do one part of a picture, or of several at once."""
 
-    def look(self, denoised: Tensor) -> bytes:
-        """Return unfinished latents as a small JPEG."""
+    def look(self, denoised: Tensor) -> bytes | None:
+        """Return unfinished latents as a small JPEG; ``None`` where the last one was only just made."""
 
     def leave_card(self) -> None:
         """Send every network home."""

@@ -2,7 +2,8 @@
 
 Weights are counted as copies that networks still point at, rings and other buffers as long as they live, and the work
 of a network where a test says how much it takes. The lane is the worst one allowed: a parcel's place is spoilt the
-moment it is sent, and its weights arrive only when somebody waits for them.
+moment it is sent, and its weights arrive only when somebody waits for them. It refuses a parcel whose place may still
+be read: one that is sent without a mark made since the last one there was waited for.
 """
 
 from __future__ import annotations
@@ -53,10 +54,14 @@ class LateLane:
         self.log: list[tuple[str, int, int]] = []
         self._time = 0
         self._coming: list[tuple[int, Tensor, Parcel]] = []
-        self._base: dict[int, int] = {}
+        self._read: list[
+            tuple[int, int, int, int]
+        ] = []  # storage, first and last byte, since when the work reads there
 
     def buffer(self, nbytes: int) -> Tensor:
-        return self.account.own(torch.empty(nbytes, dtype=torch.uint8), "ring")
+        made = self.account.own(torch.empty(nbytes, dtype=torch.uint8), "ring")
+        self._read = [read for read in self._read if read[0] != made.data_ptr()]  # where a freed one was
+        return made
 
     def keep(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         return self.account.own(tensor.to(dtype, copy=True), "weights")
@@ -66,6 +71,9 @@ class LateLane:
 
     def send(self, target: Tensor, parcel: Parcel, after: int | None) -> int:
         self._time += 1
+        storage, first, last = _place(target)
+        since = [read[3] for read in self._read if read[0] == storage and read[1] < last and first < read[2]]
+        assert not since or (after is not None and after > max(since)), "the work may still read what was there"
         target.fill_(255)  # NaN in every number format
         self.log.append(("sent", target.storage_offset(), target.numel()))
         self._coming.append((self._time, target, parcel))
@@ -79,6 +87,8 @@ class LateLane:
             else:
                 parcel.fill(target)
             self.log.append(("here", target.storage_offset(), target.numel()))
+            self._time += 1
+            self._read.append((*_place(target), self._time))
 
     def mark(self) -> int:
         self._time += 1
@@ -86,6 +96,11 @@ class LateLane:
 
     def close(self) -> None:
         self._coming.clear()
+
+
+def _place(tensor: Tensor) -> tuple[int, int, int]:
+    """Return a tensor's memory, and its first byte and the one behind its last there."""
+    return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.storage_offset() + tensor.numel()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,9 +19,17 @@ from fooocus.bench.clock import CallClock, MemoryGauge
 from fooocus.bench.kinds import REST, grouped, kind_of
 from fooocus.bench.layout import BASE, LORA, REFINER, published, reduced
 from fooocus.bench.report import markdown, overhead
+from fooocus.bench.run import keeps_everything
 from fooocus.errors import StorageError
 from fooocus.families.detect import recognise
+from fooocus.loading.device import choose_device
+from fooocus.loading.limits import Limits
+from fooocus.loading.memory import Memory
 from fooocus.loading.tensors import TensorFile
+from fooocus.memory.plan import GIB, Steps
+from fooocus.request import Size
+from tests import tiny as tiny_files
+from tests.fakes.fake_card import fake_card
 from tests.tiny import tiny_folder
 
 CPU = torch.device("cpu")
@@ -145,6 +153,30 @@ def test_the_clock_counts_calls_between_takes() -> None:
     network(torch.ones(1, 8))  # nobody listens any more
     assert first > 0 == clock.take()
     assert clock.last[network][0][0].shape == (2, 8)
+
+
+def test_a_call_that_fails_leaves_the_clock_in_order() -> None:
+    network = torch.nn.Linear(2, 2)
+    clock = CallClock(torch.device("cpu"))
+    with clock.on([network]):
+        with pytest.raises(RuntimeError):
+            network(torch.zeros(1, 3))
+        network(torch.zeros(1, 2))
+        assert clock.take() > 0
+
+
+def test_the_peer_is_left_out_where_not_all_networks_have_room(tiny: Path) -> None:
+    base, refiner = tiny / tiny_files.BASE, tiny / tiny_files.REFINER
+    assert keeps_everything(Memory(choose_device("cpu", "float32")))
+    for down, kept in ((0, True), (1, False)):
+        limits = Limits(None)
+        limits.steps = lambda key, space, down=down: Steps(down, down, down)  # type: ignore[method-assign,misc]
+        memory = Memory(fake_card(64 * GIB), limits=limits)
+        assert not keeps_everything(memory), "nothing is planned yet"
+        memory.prepare(base, "base")
+        memory.prepare(refiner, "refiner")
+        memory.arrange(base, refiner, Size(64, 64), guided=True)
+        assert keeps_everything(memory) == kept
 
 
 def test_the_gauge_sees_what_was_given_back_again() -> None:

@@ -6,10 +6,11 @@ were there when it recorded, and looks at no condition again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from fooocus.config import FAST_EXTRAS, Config, Fast, load_config, read_fast
 from fooocus.errors import ConfigError
-from fooocus.families import attention
+from fooocus.families import attention, graphs
 from fooocus.families.graphs import KEPT, WARM_CALLS, Inputs, Replays, ask, replays_of
 from fooocus.loading import device
 from fooocus.loading.checkpoint import open_checkpoint
@@ -305,6 +306,74 @@ def test_the_number_format_of_cards(
     card = SimpleNamespace(major=capability[0], minor=capability[1], name=name)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     assert device._best_dtype(torch.device("cuda", 0))[0] == dtype
+
+
+def test_whoever_computes_in_float32_gets_all_of_it(tmp_path: Path) -> None:
+    config = Config(outputs=tmp_path, data=tmp_path)
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for dtype, ten_bits in ((torch.float32, False), (torch.bfloat16, True)):
+            Engine(config, memory=Memory(device.Device(torch.device("cpu"), dtype, "a test's")))
+            assert torch.backends.cudnn.allow_tf32 == ten_bits
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def test_a_card_does_not_stand_still_for_every_preview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("fooocus.render.engine.time", clock)
+    latents = torch.zeros(1, 4, 8, 8)
+    processor = device.choose_device("cpu")
+    for where, seen in ((fake_card(), [True, False, False, True]), (processor, [True] * 4)):
+        engine, now = Engine(Config(outputs=tmp_path, data=tmp_path), memory=Memory(where)), [5.0]
+        found = []
+        for seconds in (0.0, 0.1, 0.04, 0.02):
+            now[0] += seconds
+            found.append(engine.look(latents) is not None)
+        assert found == seen
+
+
+def test_numbers_of_amd_cards_say_nothing_of_data_centres(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(major=10, minor=3, name="AMD Radeon RX 6800")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.version, "hip", "7.1")
+    assert device._best_dtype(torch.device("cuda", 0))[0] == torch.float16
+
+
+def test_recording_happens_on_the_card_that_computes_and_leaves_no_stream_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+
+    @contextlib.contextmanager
+    def within(name: str, value: object) -> Iterator[None]:
+        told.append((name, value))
+        yield
+        told.append(f"left {name}")
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            pass
+
+    here = Stream()
+    monkeypatch.setattr(torch.cuda, "device", lambda asked: within("card", asked))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: here)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: within("stream", stream))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, capture_error_mode: within("graph", graph))
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: told.append(stream))
+    calls: list[int] = []
+
+    def work() -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("not while recording")
+        return torch.zeros(1)
+
+    with pytest.raises(RuntimeError, match="not while recording"):
+        graphs.CudaRecorder(torch.device("cuda", 1)).record(work)
+    assert told[0] == ("card", torch.device("cuda", 1)) and told[-1] is here
 
 
 @pytest.mark.parametrize("unit", ["", "AMX", "AVX512-BF16"])

@@ -79,6 +79,50 @@ def test_python_stays_near_a_slow_card() -> None:
     assert card.busy_until - time.monotonic() < 0.5, "the card has little left to do"
 
 
+class Hours:
+    """A clock that only goes on when somebody works or sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_card_is_kept_at_work_where_it_is_not_known_to_be_fast_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first pass Python waits for the card; blocks of less than a millisecond must not wait for Python."""
+    clock = Hours()
+    monkeypatch.setattr(interrupt, "time", clock)
+    busy_until, block = clock.now, 0.0007
+
+    def work() -> None:
+        nonlocal busy_until
+        clock.sleep(0.0001)  # what Python itself takes
+        busy_until = max(busy_until, clock.now) + block
+
+    class Here:
+        def __init__(self) -> None:
+            self.until = busy_until
+
+        def query(self) -> bool:
+            return clock.now >= self.until
+
+    module = nn.Sequential(*(BasicTransformerBlock(work) for _ in range(200)))
+    began = clock.now
+    with interruptible(module, lambda: None, Here):
+        module(torch.zeros(1))
+    assert busy_until - began < 1.1 * 200 * block
+
+
+def test_nothing_asks_the_card_while_a_graph_is_recorded() -> None:
+    module = nn.Sequential(*(BasicTransformerBlock(lambda: None) for _ in range(10)))
+    with interruptible(module, lambda: None, lambda: None):
+        module(torch.zeros(1))  # a mark of None is nothing to wait for
+
+
 def test_a_fast_card_is_never_waited_for() -> None:
     marks: list[SlowCard] = []
     card = SlowCard(0.0)

@@ -142,6 +142,25 @@ def test_another_weight_is_written_over_the_sum_before(three: list[Lora], dtype:
     assert hashlib.sha256((tiny_folder() / BASE).read_bytes()).digest() == before
 
 
+def test_what_nothing_was_added_to_yet_is_its_own_original(three: list[Lora]) -> None:
+    """On a card the weights need not cross the bus once more; only what was added to before is read from the file."""
+    moved = load()
+    lora = three[0]
+    before = {place: value.clone() for place, value in values(moved).items()}
+    for network in moved.values():
+        for name in network.names():
+            network.put(name, network.module.get_parameter(name).data.clone() * 2)
+    apply_loras(moved, [(lora, 0.5)])
+    told = {place: value.clone() for place, value in values(moved).items()}
+    apply_loras(moved, [(lora, 0.25)], over=True)
+    again = values(moved)
+    changed = [place for place in told if not torch.equal(told[place], 2 * before[place])]
+    assert changed
+    for place in changed:
+        delta = 2 * (told[place].float() - 2 * before[place].float())
+        assert torch.allclose(again[place].float(), before[place].float() + delta / 4, atol=2e-2, rtol=2e-2), place
+
+
 def test_a_sum_that_fails_half_way_is_no_sum(three: list[Lora], monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory may run out between two blocks of rows; whatever comes next begins from the file again."""
     networks, fresh = load(torch.float32), load(torch.float32)

@@ -23,7 +23,7 @@ from fooocus.loading.limits import Limits
 from fooocus.loading.memory import Memory
 from fooocus.loading.needs import network_need, together
 from fooocus.memory.need import sdxl_need
-from fooocus.memory.plan import GIB, Space, Steps, make_plan
+from fooocus.memory.plan import DRIVER_BYTES, GIB, Space, Steps, make_plan
 from fooocus.memory.words import sentence
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import load_styles
@@ -343,6 +343,67 @@ def test_the_refiner_travels_while_the_base_still_works(
             assert sent[1] > sent[0], "before the first of the refiner's steps"
 
 
+def test_what_was_sent_ahead_gives_way_before_the_plan_does(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "_AHEAD_BYTES", 1)
+    card, limits = fake_card(64 * GIB), Limits(None)
+    monkeypatch.setattr(limits, "steps", lambda key, space: TIERS["take turns"])
+    memory = Memory(card, limits=limits)
+    base, refiner = tiny / "tiny_base.safetensors", tiny / "tiny_refiner.safetensors"
+    memory.prepare(base, "base")
+    memory.prepare(refiner, "refiner")
+    before = memory.arrange(base, refiner, Size(64, 64), guided=True)
+    with memory.use(base, "base", "unet"):
+        used = card.account.used_bytes
+        memory.expect(refiner, "refiner", "unet")
+        assert card.account.used_bytes > used
+        assert memory.step_down("sampling") is before, "nothing but the haste was too much"
+        assert card.account.used_bytes == used
+        memory.expect(refiner, "refiner", "unet")
+        assert card.account.used_bytes == used, "nothing is sent ahead any more"
+        lower = memory.step_down("sampling")
+        assert lower is not None and lower.steps.sampling > before.steps.sampling
+
+
+def test_what_is_sent_ahead_leaves_free_what_no_plan_touches(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "_AHEAD_BYTES", 1)
+    base, refiner = tiny / "tiny_base.safetensors", tiny / "tiny_refiner.safetensors"
+    card, limits = fake_card(10**12), Limits(None)
+    monkeypatch.setattr(limits, "steps", lambda key, space: TIERS["take turns"])
+    memory = Memory(card, limits=limits)
+    memory.prepare(base, "base")
+    memory.prepare(refiner, "refiner")
+    made = memory.arrange(base, refiner, Size(64, 64), guided=True)
+    spare = made.space.spare_bytes
+    assert spare == card.account.budget_bytes - (made.space.usable_bytes or 0) > 0
+    with memory.use(base, "base", "unet"):
+        # As much is taken by others as leaves the work its room, the spare, and not one byte more.
+        work = made.sampling_peak_bytes - DRIVER_BYTES - max(berth.resident_bytes for berth in made.unets)
+        card.account.take(card.free_bytes() - work - spare, "others")
+        used = card.account.used_bytes
+        memory.expect(refiner, "refiner", "unet")
+        assert card.account.used_bytes == used
+        card.account.give(64 * 2**20)
+        memory.expect(refiner, "refiner", "unet")
+        assert used - 64 * 2**20 < card.account.used_bytes <= used
+
+
+def test_loras_stay_on_the_card_when_their_network_leaves_it(tiny: Path) -> None:
+    """They are added again, to the last bit, and nothing is fetched home."""
+    base, lora = tiny / "tiny_base.safetensors", tiny / "tiny_offset_lora.safetensors"
+    memory = Memory(fake_card())
+    memory.prepare(base, "base", [(lora, 0.5)])
+    with memory.use(base, "base", "unet") as unet:
+        (held,) = (held for held in memory._held.values() if held.network.kind == "unet")
+        home, sums = held.home, {name: value.clone() for name, value in unet.state_dict().items()}
+        assert home is not None and held.network.patches
+    memory.make_room()
+    assert held.network.patches == {}
+    for name, parameter in held.network.module.named_parameters():
+        assert parameter.data_ptr() == home[name].data_ptr(), name
+    with memory.use(base, "base", "unet") as unet:
+        assert all(torch.equal(value, sums[name]) for name, value in unet.state_dict().items())
+
+
 def test_a_preview_without_room_for_its_colours_changes_no_plan(
     tmp_path: Path, recipe: Recipe, expected: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,7 +516,13 @@ def test_latents_that_break_name_model_and_loras(
 
 
 def test_libraries_that_get_no_memory_are_out_of_memory() -> None:
-    for text in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"):
+    for text in (
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+    ):
         assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
 

@@ -138,7 +138,11 @@ def test_every_plan_can_be_said() -> None:
 def test_cards_that_compute_in_float32_are_known() -> None:
     assert "slow" in against_half("NVIDIA GeForce GTX 1060", 6.1)
     assert "wrong" in against_half("NVIDIA GeForce GTX 1650", 7.5)
-    assert against_half("NVIDIA GeForce RTX 2060", 7.5) == against_half("unknown", 0.0) == ""
+    for name in ("Quadro T1000", "NVIDIA T400 4GB", "NVIDIA T1200 Laptop GPU", "NVIDIA CMP 30HX"):
+        assert "wrong" in against_half(name, 7.5)
+    for name in ("NVIDIA GeForce RTX 2060", "Tesla T4", "NVIDIA RTX 2000 Ada Generation", "Quadro RTX 4000"):
+        assert against_half(name, 7.5) == ""
+    assert against_half("unknown", 0.0) == ""
     plan = make_plan(space(4, main_gib=8), sdxl_need(itemsize=4))
     assert plan.base.way == "streams" and plan.base.resident_bytes > 1.5 * GIB, "weights rest and travel in 2 bytes"
 

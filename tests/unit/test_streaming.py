@@ -110,6 +110,18 @@ def test_streamed_is_bit_equal_to_resident(
     assert torch.equal(answers(network.module, given, 1)[0], expected[0]), "at home it is whole again"
 
 
+def test_the_tests_lane_refuses_a_parcel_that_comes_too_early() -> None:
+    """What these tests rest on: a card would read the next weights in the place of the last ones, and say nothing."""
+    lane = LateLane(Account(1000))
+    place, parcel = lane.buffer(8)[:4], Parcel(4, [], torch.zeros(4, dtype=torch.uint8))
+    early = lane.mark()
+    lane.wait(lane.send(place, parcel, None))
+    for after in (None, early):
+        with pytest.raises(AssertionError, match="may still read"):
+            lane.send(place, parcel, after)
+    lane.send(place, parcel, lane.mark())
+
+
 def test_each_weight_travels_once_a_step_and_those_of_the_text_never_again(
     checkpoint: Checkpoint, layers: tuple[Layer, ...], given: dict[str, Any]
 ) -> None:
