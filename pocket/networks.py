@@ -1,6 +1,6 @@
 """Pocket's networks: SDXL's own classes at other widths, and the recipes that say how large and how long.
 
-A :class:`Plan` holds every dial of the training. ``eighth`` made the files that are shipped: pictures of an eighth of
+A :class:`Plan` holds the lengths, widths and rates of the training. ``eighth`` made the files that are shipped: pictures of an eighth of
 SDXL's width and height, in an evening on a processor. ``quarter`` is twice as large and for a graphics card.
 """
 
@@ -49,7 +49,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Every dial. ``sizes`` are (width, height) in pixels, ``crop_px`` the side of the VAE's training crops.
+    """One training. ``sizes`` are (width, height) in pixels, ``crop_px`` the side of the VAE's training crops.
 
     ``levels`` are the widening worlds that the base goes through and the part of its steps at which each begins.
     ``text_rate`` is the text encoders' part of its learning rate, and at 0 they stay as the stage text left them.

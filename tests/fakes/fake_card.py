@@ -54,9 +54,8 @@ class LateLane:
         self.log: list[tuple[str, int, int]] = []
         self._time = 0
         self._coming: list[tuple[int, Tensor, Parcel]] = []
-        self._read: list[
-            tuple[int, int, int, int]
-        ] = []  # storage, first and last byte, since when the work reads there
+        # A place in memory, as _place tells it, and since when the work reads there.
+        self._read: list[tuple[int, int, int, int]] = []
 
     def buffer(self, nbytes: int) -> Tensor:
         made = self.account.own(torch.empty(nbytes, dtype=torch.uint8), "ring")
