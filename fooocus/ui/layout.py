@@ -44,6 +44,7 @@ _HIDDEN: Mapping[str, str] = {
     "shown": "shown",
     "replaces": "replaces",
     "found": "found",
+    "made": "made",
     "remedy": "field-remedy-ask",
     "order": "order",
     "meanwhile": "meanwhile",
@@ -66,6 +67,8 @@ _RECALL_PROMPT = "() => fooocusKept.prompt(%s)"
 _JOIN_IDS = """(found, tab) => {
   return [...new Set([...found.split(" "), ...tab.split(" ")])].filter(Boolean).join(" ")
 }"""
+# A new job's id goes to the end of what the tab holds by now: others may have been asked for meanwhile.
+_FOLLOW = "id => { fooocusQueue.follow([id]) }"
 _WATCH = "ids => { fooocusStore.session.set('fooocus.jobs', ids); fooocusLive.watch(ids) }"
 # The job that is meant by a person who presses Stop, whatever else the tab knows of.
 _SHOWN = "() => document.querySelector('#stage .stage')?.dataset.job ?? ''"
@@ -185,6 +188,7 @@ class Layout:
         begun = opened.then(None, None, None, js="() => { fooocusKept.begin() }")
         self._on(begun.then, "check")  # a prompt that comes back is no change
         boxes["found"].change(None, [boxes["found"], boxes["tab"]], boxes["tab"], js=_JOIN_IDS)
+        boxes["made"].change(None, boxes["made"], None, js=_FOLLOW)
         self._on(boxes["arrived"].change, "go_over")
         self._on(boxes["order"].change, "order", mode="multiple")
         self._on([self._go.click, prompt.submit], "generate", mode="multiple")

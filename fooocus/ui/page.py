@@ -1,8 +1,9 @@
 """What the page answers: for each of :mod:`fooocus.ui.actions` a method that turns boxes' values into boxes' values.
 
-A tab holds the ids of its jobs in a hidden box. Making a job adds its id; whenever the box changes, the tab listens
-anew (:mod:`fooocus.ui.live`) to what is still active. So closing a tab ends nothing, and a reloaded tab picks up where
-it was. The ids stay in the browser's own storage; settings there and, for the person's other devices, on the server.
+A tab holds the ids of its jobs in a hidden box. A job that is made tells its id, and the tab adds it itself, because
+more may be asked for before the first is answered. Whenever the box changes, the tab listens anew
+(:mod:`fooocus.ui.live`) to what is still active. So closing a tab ends nothing, and a reloaded tab picks up where it
+was. The ids stay in the browser's own storage; settings there and, for the person's other devices, on the server.
 
 Values are found by the names of their boxes, never by position, and come from a browser: they may be anything.
 """
@@ -145,7 +146,7 @@ class Page:
             id = self._jobs.submit(asked.to_json(), owner, replaces=given["replaces"] or None)
         except FooocusError as error:
             return answer | _marked(error)
-        return answer | {"replaces": "", "tab": _followed(given["tab"], id)}
+        return answer | {"replaces": "", "made": id}
 
     def _estimate(self, given: Boxes, owner: str) -> Answer:
         """Say how long the present settings would take."""
@@ -168,7 +169,7 @@ class Page:
             id = self._remedies.order(given["remedy"], owner)
         except FooocusError as error:
             return {"problem": views.problem(error)}
-        return {"problem": "", **({"tab": _followed(given["tab"], id)} if id else {})}
+        return {"problem": "", **({"made": id} if id else {})}
 
     def _look_at_card(self, given: Boxes, owner: str) -> Answer:
         """Say loudly when the processor draws although a card is there."""
@@ -212,11 +213,6 @@ class Page:
 
 def _controls(given: Boxes) -> dict[str, Any]:
     return {name: given[name] for name in CONTROLS}
-
-
-def _followed(tab: str, id: str) -> str:
-    """Return a tab's ids with another one."""
-    return " ".join([*tab.split(), id][-KEPT_IDS:])
 
 
 def _unmarked() -> Answer:

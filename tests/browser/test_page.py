@@ -87,6 +87,29 @@ def test_the_button_does_what_enter_does_and_shift_enter_makes_a_line(server: Pa
     assert b"first line\\nsecond" in server.pictures()[-1].read_bytes()
 
 
+def test_jobs_asked_for_before_the_first_is_answered_are_all_followed(server: PageServer, visit: Visit) -> None:
+    visitor = visit(server.url)
+    visitor.type_prompt("pressed and pressed")
+    visitor.page.wait_for_timeout(500)  # what is asked while somebody types is over
+    held: list[Any] = []
+    visitor.page.route("**/gradio_api/run/*", lambda route: held.append(route))
+    visitor.page.click("#go")
+    visitor.page.click("#go")
+    visitor.page.focus("#field-prompt textarea")
+    for _ in range(5):  # held down, Enter asks once
+        visitor.page.keyboard.down("Enter")
+    visitor.page.keyboard.up("Enter")
+    visitor.page.wait_for_timeout(500)
+    assert len(held) >= 3
+    assert visitor.page.input_value("#field-prompt textarea") == "pressed and pressed"
+    while held:  # answered all at once; what is asked now is not kept waiting any more
+        held.pop().continue_()
+    visitor.page.unroute_all()
+    visitor.page.wait_for_function("fooocusBoxes.read('tab').split(' ').length >= 3")
+    visitor.wait_phase("finished")
+    assert len(set(visitor.page.input_value("#tab textarea").split())) == 3
+
+
 def test_an_example_fills_the_prompt(server: PageServer, visit: Visit) -> None:
     visitor = visit(server.url)
     words = visitor.page.inner_text(".examples button >> nth=1")

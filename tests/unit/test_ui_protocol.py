@@ -163,13 +163,13 @@ def ask(client: TestClient, page: Compiled, action: str, **boxes: Any) -> dict[s
 
 
 def test_a_job_is_made_and_an_error_stands_beside_its_field(client: TestClient, page: Compiled, jobs: FakeJobs) -> None:
-    told = ask(client, page, "generate", prompt="a lighthouse", tab="old-job")
-    assert (told["tab"], told["problem"], told["replaces"]) == ("old-job job-1", "", "")
+    told = ask(client, page, "generate", prompt="a lighthouse")
+    assert (told["made"], told["problem"], told["replaces"]) == ("job-1", "", "")
     assert told["size"] == {"info": told["size"]["info"], "elem_classes": [], "__type__": "update"}
     assert jobs.job("job-1").request["prompt"] == "a lighthouse"
     told = ask(client, page, "generate", size="1150x896")
     assert (
-        "tab" not in told
+        "made" not in told
         and told["advanced"] is True
         and told["tabs"] == {"selected": "settings", "__type__": "update"}
     )

@@ -162,6 +162,11 @@
       event.stopImmediatePropagation();
       return;
     }
+    if (event.target === prompt() && event.key === "Enter" && event.repeat) { // held down, it asks once
+      event.stopImmediatePropagation();
+      event.preventDefault();
+      return;
+    }
     const onStrip = event.target.closest?.(".strip button");
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (onStrip && step) {

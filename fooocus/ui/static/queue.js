@@ -377,6 +377,6 @@
     event.stopImmediatePropagation();
     close();
   }, true);
-  window.fooocusQueue = { look };
+  window.fooocusQueue = { look, follow };
   look();
 })();
