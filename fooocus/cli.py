@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return EXIT_STOPPED
-    except Exception as error:  # noqa: BLE001  # the second of the two broad catches: the last line of defence
+    except Exception as error:  # noqa: BLE001  # a broad catch: the last line of defence
         traceback.print_exc()
         print(
             f"The program made a mistake: {type(error).__name__}: {error}. Please report the lines above.",

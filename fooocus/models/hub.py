@@ -102,12 +102,15 @@ def make_client(*, connect_seconds: float, stall_seconds: float) -> httpx.Client
     """Make the client; proxies come from the environment, certificates from httpx and from the system.
 
     The system's are needed in offices whose proxy signs with its own. Raises :class:`~fooocus.errors.ConfigError`
-    where the proxy of the environment cannot be used.
+    where the proxy or the certificates of the environment cannot be used.
     """
     import httpx
 
-    context = httpx.create_ssl_context()
-    context.load_default_certs()
+    try:
+        context = httpx.create_ssl_context()
+        context.load_default_certs()
+    except OSError as error:  # a broken file of certificates is one too
+        raise _no_certificates(error) from error
     timeout = httpx.Timeout(stall_seconds, connect=connect_seconds, pool=None)
     try:
         return httpx.Client(verify=context, timeout=timeout, follow_redirects=True, max_redirects=6)
@@ -115,6 +118,20 @@ def make_client(*, connect_seconds: float, stall_seconds: float) -> httpx.Client
         raise ConfigError(["the proxy set in the environment cannot be used: that is no address."]) from error
     except (ImportError, ValueError, httpx.HTTPError) as error:  # a SOCKS proxy, or a scheme that is unknown
         raise ConfigError([f"the proxy set in the environment cannot be used: {error}."]) from error
+
+
+def _no_certificates(error: OSError) -> ConfigError:
+    """Say which variable names certificates that are not there: httpx looks at the file first."""
+    reason = error.strerror or str(error)
+    name = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), None)
+    if name is None:
+        return ConfigError([f"the certificates of this Python cannot be read: {reason}."])
+    return ConfigError(
+        [
+            f"{name} in the environment names {os.environ[name]}, where no certificates can be read ({reason}): "
+            "take it out, or let it name some that are there."
+        ]
+    )
 
 
 def complete(entry: Entry, tried: Sequence[Source], client: httpx.Client, pins: Path) -> Entry:

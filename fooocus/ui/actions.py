@@ -18,7 +18,10 @@ SETTINGS: tuple[str, ...] = tuple(name for name in CONTROLS if name != "prompt")
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """One thing that the page asks: the boxes whose values are ``given``, and those that are ``told`` something."""
+    """One thing that the page asks: the boxes whose values are ``given``, and those that are ``told`` something.
+
+    What a person asks by pressing tells ``problem``, where it is said if it cannot be done.
+    """
 
     name: str
     given: tuple[str, ...] = ()
@@ -30,7 +33,7 @@ ACTIONS: Mapping[str, Action] = {
     for action in (
         Action("open", ("memory",), (*CONTROLS, "advanced", "loved", "meanwhile", "began", "me", "found")),
         Action("go_over", (*CONTROLS, "meanwhile"), (*CONTROLS, "meanwhile", "began", "hint")),
-        Action("order", ("order",)),
+        Action("order", ("order",), ("problem",)),
         Action(
             "generate",
             (*CONTROLS, "replaces"),
@@ -40,10 +43,10 @@ ACTIONS: Mapping[str, Action] = {
         Action("check", ("prompt", "base"), ("hint",)),
         Action("remedy", ("remedy",), ("made", "problem")),
         Action("card", (), ("banner",)),
-        Action("stop", ("shown",)),
-        Action("skip", ("shown",)),
+        Action("stop", ("shown",), ("problem",)),
+        Action("skip", ("shown",), ("problem",)),
         Action("style", ("styled-ask",), ("styled",)),
-        Action("preset", ("preset-ask", *CONTROLS), ("preset-said", *SETTINGS)),
-        Action("restore", ("restore", "former", *CONTROLS), (*CONTROLS, "former", "restored")),
+        Action("preset", ("preset-ask", *CONTROLS), ("preset-said", *SETTINGS, "problem")),
+        Action("restore", ("restore", "former", *CONTROLS), (*CONTROLS, "former", "restored", "problem")),
     )
 }

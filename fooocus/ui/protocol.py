@@ -10,6 +10,7 @@ No action goes through Gradio's queue: what a page is told without asking comes 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fooocus.errors import FooocusError
+from fooocus.ui import views
 from fooocus.ui.actions import ACTIONS, Action
 from fooocus.ui.body import read_body
 from fooocus.ui.fields import BY_NAME
@@ -52,8 +55,21 @@ class Protocol:
         if asked is None:
             return _told({"detail": "This question cannot be read."}, status=422)
         action, given, session = asked
-        answer = await anyio.to_thread.run_sync(self._once[action.name], given, _owner(request, session))
+        answer = await anyio.to_thread.run_sync(self._answer, action, given, _owner(request, session))
         return _told(_output(_values(action, answer)))
+
+    def _answer(self, action: Action, given: Boxes, owner: str) -> Answer:
+        """Do what is asked. What nobody thought of is logged, and said to a person who has pressed something."""
+        once = self._once[action.name]
+        if "problem" not in action.told:
+            return once(given, owner)
+        try:
+            return {"problem": "", **once(given, owner)}
+        except FooocusError as error:
+            return {"problem": views.problem(error)}
+        except Exception:  # the page's one broad catch: a button that does nothing helps nobody
+            logging.getLogger("fooocus.ui").exception("%s: a defect", action.name)
+            return {"problem": views.problem(views.defect())}
 
     async def _asked(self, request: WebRequest) -> tuple[Action, Boxes, str] | None:
         """Read a question: the action, its boxes, and the page that asks. It may be anything."""

@@ -85,6 +85,11 @@ def problem(error: FooocusError | None) -> str:
     return f'<p class="problem" role="alert"><b>{escape(error.sentence)}</b> {escape(error.remedy)}</p>'
 
 
+def defect() -> FooocusError:
+    """Return what is said of something that nobody thought of."""
+    return FooocusError("This could not be done: a defect of this program.", "The log says more.")
+
+
 def progress_words(view: View) -> str:
     """Return progress as a person reads it: picture 2 of 4 · step 17 of 30 · 6 s left."""
     if view.phase == "waiting":

@@ -305,6 +305,16 @@ def test_git_passes_over_what_a_fetch_leaves() -> None:
     assert {"*.part", "*.part.json", "*.part.lock"} <= set(ignored)
 
 
+def test_certificates_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    for file in (tmp_path / "gone.pem", broken):
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        with pytest.raises(ConfigError, match="SSL_CERT_FILE") as told:
+            make_client(connect_seconds=5, stall_seconds=5)
+        assert str(file) in told.value.sentence
+
+
 def test_a_proxy_that_wants_a_login_is_named() -> None:
     error = httpx.ProxyError("407 Proxy Authentication Required")
     for told in (unreachable(error, Source(HUB), entry_of(FILES[0])), refusal(407, Source(HUB), entry_of(FILES[0]))):

@@ -16,6 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from fooocus.config import Config
+from fooocus.errors import StorageError
 from fooocus.request import Request
 from fooocus.ui.actions import ACTIONS, CONTROLS
 from fooocus.ui.compiled import FOLDER, ORIGIN, Compiled, compiled, load
@@ -184,6 +185,32 @@ def test_no_value_of_a_box_breaks_anything(client: TestClient, page: Compiled, v
         body = {"fn_index": number(page, action.name), "data": list(odd.values()), "session_hash": "abc"}
         answer = client.post("/gradio_api/run/predict", content=json.dumps(body))
         assert answer.status_code == 200, (action.name, value)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("nobody thought of it"), "a defect of this program"),
+        (StorageError("No room.", "Make some."), "Make some."),
+    ],
+)
+def test_what_breaks_while_a_button_is_answered_is_said(
+    client: TestClient,
+    page: Compiled,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    said: str,
+) -> None:
+    def breaks(*values: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("fooocus.ui.welcome.Welcome.order", breaks)
+    told = ask(client, page, "order", order="{}")
+    assert said in told["problem"]
+    assert ("nobody thought of it" in caplog.text) == isinstance(error, RuntimeError)
+    monkeypatch.undo()
+    assert ask(client, page, "order", order="{}") == {"problem": ""}
 
 
 @pytest.mark.parametrize(
