@@ -20,7 +20,7 @@ from fooocus.models.catalogue import Entry
 from fooocus.models.download import RESERVE_BYTES, Downloader, Patience, Phase, RateLimit
 from fooocus.models.hashes import FileMemory, Stamp
 from fooocus.models.hub import Source, complete, make_client, sources
-from fooocus.models.partfile import Disk, discard, fetched_bytes
+from fooocus.models.partfile import Disk, discard, fetched_bytes, is_there
 from fooocus.models.troubles import FetchedElsewhere, NoConnection, too_little_room
 
 if TYPE_CHECKING:  # see hub.py
@@ -200,7 +200,7 @@ class Fetcher:
             self._client.close()
 
     def _check_room(self, entries: Sequence[Entry]) -> None:
-        missing = [entry for entry in entries if not entry.target(self._models).exists()]
+        missing = [entry for entry in entries if not is_there(entry.target(self._models))]
         needed = sum((entry.size_bytes or 0) - fetched_bytes(entry.target(self._models)) for entry in missing)
         free = self._disk.free_bytes(self._models)
         if missing and free < needed + RESERVE_BYTES:

@@ -20,7 +20,7 @@ from fooocus.models.elsewhere import Copy, find_copies, link, placed, use_in_pla
 from fooocus.models.fetch import Fetcher, HubSettings
 from fooocus.models.hashes import FileMemory, Stamp
 from fooocus.models.hub import HUB, without_login
-from fooocus.models.partfile import Disk, tidy
+from fooocus.models.partfile import Disk, is_there, tidy
 from fooocus.models.report import Survey, survey
 from fooocus.models.scan import Found, Shelves
 from fooocus.models.troubles import DownloadError
@@ -83,7 +83,7 @@ class FirstRun:
         used, broken = self._elsewhere_but_in_use(), self._problems()
         return all(
             entry.name in used
-            or any((path := folder / entry.name).is_file() and path not in broken for folder in folders)
+            or any(is_there(path := folder / entry.name) and path not in broken for folder in folders)
             for entry in self.wanted
             for folders in [self._places.folders.get(entry.kind, ())]
         )
@@ -138,7 +138,7 @@ class FirstRun:
         Raises :class:`~fooocus.errors.MissingModel` if there is none, and :class:`~fooocus.errors.StorageError`.
         """
         copy = next((copy for copy in self._copies if copy.entry.name == name), None)
-        if copy is None or not copy.path.is_file():
+        if copy is None or not is_there(copy.path):
             raise MissingModel(f"There is no copy of {name} on this disk any more.", "Look again, or fetch it.")
         if how == "link":
             linked = Stamp.of(link(copy, self._places.models))
@@ -180,7 +180,7 @@ class FirstRun:
         self.shelves.refresh(self._stop)
         self._tidy()
         used = self._elsewhere_but_in_use()
-        missing = [e for e in self.wanted if e.name not in used and not e.target(self._places.models).exists()]
+        missing = [e for e in self.wanted if e.name not in used and not is_there(e.target(self._places.models))]
         if not missing:
             return
         places = [*self._places.others, *usual_places(self._settings.environment, self._places.root)]

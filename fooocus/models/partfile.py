@@ -65,10 +65,14 @@ class Disk:
         _sync_folder(target.parent)
 
     def free_bytes(self, folder: Path) -> int:
-        """Return the room on the disk of a folder that may not exist yet."""
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        """Return the room on the disk of a folder that may not exist yet; 0 where the disk cannot be asked."""
+        try:
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+            return shutil.disk_usage(folder).free
+        except OSError as error:  # a drive that is not plugged in, a share whose computer is off
+            _log.debug("%s cannot be asked for its room: %s", folder, error)
+            return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +93,11 @@ class State:
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
         return State(digest, size_bytes, synced_bytes if 0 <= synced_bytes <= size_bytes else 0)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a file is there and can be reached."""
+    return os.path.isfile(path)  # Path.is_file raises on a share whose computer is off
 
 
 def beside(target: Path, suffix: str) -> Path:

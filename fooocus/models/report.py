@@ -15,7 +15,7 @@ from fooocus.models.computer import Card, Computer, look
 from fooocus.models.elsewhere import Copy
 from fooocus.models.fetch import Progress
 from fooocus.models.hub import HUB, Source
-from fooocus.models.partfile import fetched_bytes
+from fooocus.models.partfile import fetched_bytes, is_there
 from fooocus.models.verdict import Verdict, judge
 from fooocus.models.words import amount, duration, rate
 
@@ -98,18 +98,18 @@ def survey(
     ``copies`` are those found so far in other programs' folders, ``placed`` the files used in place, by name; a file
     that somebody put into the folder by hand counts as here, unless ``problems`` says by its path why it is no model.
     """
-    here = {name for name, path in (placed or {}).items() if path.is_file()}
+    here = {name for name, path in (placed or {}).items() if is_there(path)}
     at = {copy.entry.name: copy.path for copy in copies}
     files = []
     for entry in wanted:
         target = entry.target(models)
-        begun = fetched_bytes(target)
+        there, begun = is_there(target), fetched_bytes(target)
         state: State = "missing"
         sentence = ""
-        if target.exists() and entry.name not in here and (problem := (problems or {}).get(target)):
+        if there and entry.name not in here and (problem := (problems or {}).get(target)):
             state, begun = "unusable", 0
             sentence = f"{target} cannot be used: {problem} Move it away, then fetch it."
-        elif target.exists() or entry.name in here:
+        elif there or entry.name in here:
             state, begun = "here", entry.size_bytes or 0
         elif entry.name in at:
             state = "elsewhere"

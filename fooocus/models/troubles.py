@@ -95,7 +95,11 @@ def disk_trouble(folder: Path, error: OSError, needed_bytes: int) -> StorageErro
 
 
 def too_little_room(folder: Path, needed_bytes: int, free_bytes: int) -> StorageError:
-    """Say, before anything is fetched, that the files will not fit."""
+    """Say, before anything is fetched, that the files will not fit; 0 is also what a disk has that cannot be asked."""
+    if not free_bytes:
+        return StorageError(
+            f"The disk of {folder} is full, or it cannot be reached.", "Make room, or connect it again."
+        )
     return StorageError(
         f"The files need {amount(needed_bytes)}, and the disk of {folder} has only {amount(free_bytes)} free.",
         "Make room, or name a folder of models on another disk in the settings.",

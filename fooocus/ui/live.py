@@ -32,6 +32,7 @@ KEPT_IDS = 50  # jobs that a tab remembers; the pictures of older ones are in th
 CONNECTIONS = 4
 """That the tabs of one browser may hold; what is left is for all else that a page asks."""
 _GLANCE_SECONDS = 1.5
+_NEWS_AGAIN_SECONDS = 1.0
 _LONGEST_NAME = 120
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
@@ -47,6 +48,7 @@ class Live:
         self._watch, self._follow, self._mark = watch, follow, mark
         self._held: dict[str, list[_Desk]] = {}  # by browser, the oldest first
         self._over = False
+        self._broken = ""  # why the news broke off last: what breaks each second is logged once
 
     def route(self) -> Route:
         """Return the route under which pages listen."""
@@ -84,9 +86,15 @@ class Live:
                 silent -= words.keys() | ended  # perhaps nothing was there to be watched
                 yield b"".join(_event(kind, said) for kind, said in words.items()) or b":\n\n"
                 for kind in ended:
-                    if (error := speakers[kind].exception()) is not None:
+                    if (error := speakers[kind].exception()) is None:
+                        continue
+                    if kind != "news" or repr(error) != self._broken:
                         logging.getLogger("fooocus.ui").error("a page was not told any more", exc_info=error)
+                    if kind != "news":
                         return  # the page asks anew
+                    self._broken = repr(error)  # without news, a page still sees its pictures
+                    again = desk.hear("news", self._follow(), after=_NEWS_AGAIN_SECONDS)
+                    speakers["news"] = asyncio.create_task(again)
             if not self._over:
                 yield _event("pause", _GLANCE_SECONDS)
         finally:
@@ -121,9 +129,10 @@ class _Desk:
         self._words: dict[str, Any] = {}
         self._rings = asyncio.Event()
 
-    async def hear(self, kind: str, told: AsyncIterator[Any]) -> None:
-        """Take all that somebody says; ring also at the end of it."""
+    async def hear(self, kind: str, told: AsyncIterator[Any], *, after: float = 0.0) -> None:
+        """Take all that somebody says, from ``after`` so many seconds; ring also at the end of it."""
         try:
+            await asyncio.sleep(after)
             async for said in told:
                 self._words[kind] = said
                 self._rings.set()

@@ -11,6 +11,7 @@ from html import escape
 from fooocus.models.computer import Computer
 from fooocus.models.fetch import FileProgress
 from fooocus.models.report import WantedFile, fetch_times, progress_line
+from fooocus.models.troubles import too_little_room
 from fooocus.models.verdict import Fit
 from fooocus.models.words import amount
 from fooocus.ui.views import MINIATURE_EXAMPLES
@@ -202,7 +203,10 @@ def _fault(look: Look) -> str:
     if look.offline:
         said = [("HF_HUB_OFFLINE is set in the environment, so nothing is fetched.", "Take it out and start again.")]
     free, needed = look.survey.computer.disk_free_bytes, look.survey.bytes_to_fetch
-    if not said and needed > free:
+    if not said and needed > free == 0:
+        none = too_little_room(look.survey.computer.models, needed, free)
+        said = [(none.sentence, none.remedy)]
+    elif not said and needed > free:
         said = [(f"The disk has {amount(free)} free, {amount(needed)} are needed.", "Make room first.")]
     rows = "".join(f"<b>{escape(s)}</b><span>{escape(r)}</span>" for s, r in dict.fromkeys(said))
     return f'<div class="fault" role="alert">{rows}</div>' if rows else ""

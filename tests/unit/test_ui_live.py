@@ -262,3 +262,30 @@ def test_one_that_breaks_is_logged_and_the_page_may_ask_anew(caplog: pytest.LogC
 
     assert ("stage", "a picture") in anyio.run(listen)
     assert "was not told any more" in caplog.text
+
+
+def test_news_that_break_again_and_again_are_logged_once_and_pictures_are_still_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "_NEWS_AGAIN_SECONDS", 0.01)
+    tries = 0
+
+    async def follow() -> AsyncIterator[dict[str, str]]:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise OSError("the drive has gone")
+        yield NEWS
+        await anyio.sleep_forever()
+
+    async def watch(ids: list[str], owner: str) -> AsyncIterator[str]:
+        while tries < 4:
+            await anyio.sleep(0.005)
+        yield "a picture"
+        await anyio.sleep_forever()
+
+    async def act(tab: Tab) -> None:
+        await tab.until(("stage", "a picture"), ("news", NEWS))
+
+    visit(watch, follow, "tab=a", act)
+    assert tries == 4 and caplog.text.count("was not told any more") == 1

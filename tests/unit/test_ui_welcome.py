@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import json
+import os
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,6 +150,29 @@ def test_a_reason_that_all_files_share_is_said_once() -> None:
 
 def test_too_little_room_is_said_before_anything_is_fetched() -> None:
     assert "The disk has 1.0 GB free, 4.0 GB are needed." in welcome_views.panel(look(free=GB))
+
+
+def test_a_disk_that_cannot_be_asked_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a share whose computer is off: looking for a file there fails in a way that is not "no"."""
+    run = run_with(tmp_path, {}, RemoteFile(NAME, 1000))
+    welcome = Welcome(run, spare=Request())
+    models, stat = str(tmp_path / "models"), os.stat
+
+    def ask(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, str | Path) and str(path).startswith(models):
+            raise OSError(errno.EIO, "Input/output error")
+        return stat(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", ask)
+        seen = asyncio.run(welcome.look())
+        assert seen is not None and [file.state for file in seen.unfinished] == ["missing"]
+        assert f"The disk of {escape(models)} is full, or it cannot be reached." in welcome_views.panel(seen)
+        assert welcome.stand_in is not None
+        welcome.order(json.dumps({"do": "fetch"}))
+        seen = asyncio.run(welcome.look())
+    assert seen is not None and seen.trouble is not None and "cannot be reached" in seen.trouble.sentence
+    run.close()
 
 
 def test_when_all_is_here_only_the_quiet_line_is_left() -> None:
