@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -49,6 +51,8 @@ PORTS_TRIED = 100
 _CONNECTIONS = 8192
 GOODBYE_SECONDS = 1  # what is still being answered then is not waited for
 
+# What is set where there is a screen: the last by a person, or a program, who names the browser.
+_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME", "BROWSER")
 _MEDIA: Mapping[str, str] = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _FINISHED: tuple[State, ...] = ("finished",)
 _FILE_HEADERS: Mapping[str, str] = {
@@ -82,7 +86,7 @@ def serve(
             library.begin()
             ready(url)
             if config.browser:
-                webbrowser.open(url)
+                open_browser(url)
 
         app = build_app(config, jobs, defaults, port=port, first_run=first_run, library=library, spare=spare)
         options = uvicorn.Config(
@@ -164,6 +168,17 @@ def allow_many_connections() -> None:
     if now != resource.RLIM_INFINITY and now < wanted:
         with contextlib.suppress(OSError, ValueError):  # then it stays as it is
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def open_browser(url: str, environment: Mapping[str, str] = os.environ, system: str = sys.platform) -> None:
+    """Open the page in the person's browser, where there is a screen for it; nothing waits for that.
+
+    Systems other than Windows and macOS say whether there is one. Without it, a browser in letters would take the
+    terminal.
+    """
+    if system in ("win32", "darwin") or any(environment.get(name) for name in _SCREENS):
+        # A browser may take seconds to start, and the server answers nobody while its loop waits.
+        threading.Thread(target=webbrowser.open, args=(url,), name="open the browser", daemon=True).start()
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from fooocus.errors import ConfigError
-from fooocus.ui.server import address, bind
+from fooocus.ui.server import address, bind, open_browser
 from fooocus.ui.shell import dress
 
 
@@ -72,6 +74,38 @@ def test_an_address_that_is_not_ours_is_an_error_in_words() -> None:
 )
 def test_the_address_to_open(host: str, url: str) -> None:
     assert address(host, 7865) == url
+
+
+@pytest.mark.parametrize(
+    ("system", "environment", "opens"),
+    [
+        ("linux", {}, False),
+        ("linux", {"DISPLAY": ""}, False),
+        ("linux", {"DISPLAY": ":0"}, True),
+        ("linux", {"WAYLAND_DISPLAY": "wayland-0"}, True),
+        ("linux", {"WSL_DISTRO_NAME": "Ubuntu"}, True),
+        ("linux", {"BROWSER": "firefox"}, True),
+        ("darwin", {}, True),
+        ("win32", {}, True),
+    ],
+)
+def test_a_browser_is_opened_where_there_is_a_screen_and_is_not_waited_for(
+    system: str, environment: dict[str, str], opens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: queue.SimpleQueue[str] = queue.SimpleQueue()
+    started = threading.Event()
+
+    def start(url: str) -> None:
+        started.wait(20)
+        opened.put(url)
+
+    monkeypatch.setattr("webbrowser.open", start)
+    open_browser("http://127.0.0.1/", environment, system)
+    assert opened.empty()
+    assert ("open the browser" in [thread.name for thread in threading.enumerate()]) == opens
+    started.set()
+    if opens:
+        assert opened.get(timeout=20) == "http://127.0.0.1/"
 
 
 def test_an_ipv6_address_can_be_bound() -> None:
