@@ -112,7 +112,7 @@ class Downloader:
             return self._already_there(entry, target, stop, tell)
         if target.is_symlink():
             raise FileTaken(
-                f"{target} is a link to {os.readlink(target)}, which is gone.", "Delete the link, then press Resume."
+                f"{target} is a link to {os.readlink(target)}, which is gone.", "Delete the link, then try again."
             )
         needed = entry.size_bytes - fetched_bytes(target) + RESERVE_BYTES
         if (free := self._disk.free_bytes(target.parent)) < needed:
@@ -193,10 +193,10 @@ class Downloader:
             elapsed = time.monotonic() - began
             if elapsed > self._patience.window_seconds:
                 if (seen - began_at) / elapsed < self._patience.least_rate:
-                    raise TooSlow(f"{source.endpoint} hardly sends anything.", "Check the network, then press Resume.")
+                    raise TooSlow(f"{source.endpoint} hardly sends anything.", "Check the network, then try again.")
                 began, began_at = time.monotonic(), seen
         if part.received < part.size_bytes:
-            raise NoConnection(f"{source.endpoint} broke off.", "Check the network, then press Resume.")
+            raise NoConnection(f"{source.endpoint} broke off.", "Check the network, then try again.")
 
 
 class _Course:
@@ -311,7 +311,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 def _page(entry: Entry, source: Source) -> WrongAnswer:
     return WrongAnswer(
         f"A web page came instead of {entry.name}: the network wants a login, or something stands in the way.",
-        f"Open {source.endpoint} in a browser, sign in to the network, then press Resume.",
+        f"Open {source.endpoint} in a browser, sign in to the network, then try again.",
     )
 
 

@@ -29,7 +29,7 @@ class FileLock:
                 self._file.close()
                 raise FetchedElsewhere(
                     f"Another process is fetching {path.name.removesuffix('.part.lock')}.",
-                    "Wait for it, or end it and press Resume.",
+                    "Wait for it, or end it and try again.",
                 ) from error
             except OSError as error:  # some network folders know no locks; one page per data folder is still certain
                 _log.warning("%s cannot be locked: %s", path, error)

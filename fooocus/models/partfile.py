@@ -257,7 +257,7 @@ def taken(path: Path) -> FileTaken:
     """Say that a file of somebody else is in the way."""
     return FileTaken(
         f"{path} is there and was not written by this program, so it is left alone.",
-        "Move it away or rename it, then press Resume.",
+        "Move it away or rename it, then try again.",
     )
 
 

@@ -76,7 +76,7 @@ def disk_trouble(folder: Path, error: OSError, needed_bytes: int) -> StorageErro
     if error.errno == errno.ENOSPC or getattr(error, "winerror", None) in (39, 112):  # ERROR_(HANDLE_)DISK_FULL
         return StorageError(
             f"The disk of {folder} is full; {amount(needed_bytes)} more are needed.",
-            "Make room and press Resume: what has been fetched is kept.",
+            "Make room, then try again: what has been fetched is kept.",
         )
     if error.errno == errno.EFBIG or getattr(error, "winerror", None) == 223:  # ERROR_FILE_TOO_LARGE
         return StorageError(
@@ -86,11 +86,11 @@ def disk_trouble(folder: Path, error: OSError, needed_bytes: int) -> StorageErro
     if error.errno == getattr(errno, "EDQUOT", None):
         return StorageError(
             f"Your share of the disk of {folder} is used up; {amount(needed_bytes)} more are needed.",
-            "Make room and press Resume: what has been fetched is kept.",
+            "Make room, then try again: what has been fetched is kept.",
         )
     return StorageError(
         f"The folder {folder} cannot be written: {error.strerror or error}.",
-        "Check that the folder is writable and the disk is healthy, then press Resume.",
+        "Check that the folder is writable and the disk is healthy, then try again.",
     )
 
 

@@ -39,6 +39,11 @@ def test_what_is_passed_over_is_still_there(texts: dict[str, str]) -> None:
     assert [text for text in elsewhere() if text not in texts] == []
 
 
+def test_what_the_command_line_says_too_names_no_button(texts: dict[str, str]) -> None:
+    """And on the page a file that has failed is fetched by another button than one that is paused."""
+    assert [text for text, place in texts.items() if place.startswith("fooocus/models/") and "press" in text] == []
+
+
 @pytest.mark.parametrize("language", page_words.LANGUAGES)
 def test_a_translation_fills_the_holes_of_its_key(language: str) -> None:
     for key, value in dictionary(language).items():
