@@ -535,6 +535,31 @@ def test_a_crashed_server_comes_back_and_the_open_page_shows_the_end(mortal: Pag
     visitor.page.wait_for_selector("#away", state="hidden")
 
 
+def test_what_is_typed_and_set_while_the_program_is_away_stays(mortal: PageServer, visit: Visit) -> None:
+    visitor = visit(mortal.url, http_credentials=KEY)
+    visitor.set_count(1)
+    visitor.page.wait_for_timeout(500)
+    visitor.page.evaluate("window.older = true")
+    end(mortal)
+    visitor.type_prompt("typed while nobody was there")
+    visitor.page.press("#field-prompt textarea", "Enter")  # nobody hears it
+    visitor.page.wait_for_selector("#away", state="visible")
+    visitor.set_count(2)
+    visitor.type_prompt("a fox, typed while nobody was there")
+    restart(mortal)
+    visitor.page.wait_for_selector("#away", state="hidden")
+    visitor.page.wait_for_timeout(3000)  # Gradio itself would look every two seconds and load the page again
+    assert visitor.page.evaluate("window.older") is True
+    assert visitor.page.locator(".toast-body:visible").count() == 0
+    assert visitor.page.input_value("#field-prompt textarea") == "a fox, typed while nobody was there"
+    assert visitor.page.input_value("#field-count input[type=number]") == "2"
+    visitor.page.click("#go")
+    visitor.wait_phase("finished")
+    assert all(b"a fox, typed while nobody was there" in file.read_bytes() for file in mortal.pictures()[-2:])
+    visitor.page.reload()
+    visitor.page.wait_for_function("document.querySelector('#field-count input[type=number]')?.value === '2'")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal as Ctrl-C sends it is a POSIX matter")
 def test_ctrl_c_closes_everything_while_a_page_is_open(mortal: PageServer, visit: Visit) -> None:
     visitor = visit(mortal.url, http_credentials=KEY)

@@ -7,6 +7,19 @@
   const aClock = /performance\.now\(\)-.{1,20}\/1e3/;
   window.requestAnimationFrame = (then) => (aClock.test(then) ? 0 : frames(then));
 
+  // After one action that nobody answers Gradio is deaf: it asks nothing more, and loads the page again as soon as somebody
+  // answers, which loses what was set meanwhile. So it is told no, and the queue says that the program is away.
+  const ask = window.fetch.bind(window);
+  window.fetch = async (what, how) => {
+    try {
+      return await ask(what, how);
+    } catch (error) {
+      if (!String(what?.url ?? what).includes("/gradio_api/run/")) throw error;
+      window.fooocusQueue?.look();
+      return new Response('{"error": "away"}', { status: 503, headers: { "content-type": "application/json" } });
+    }
+  };
+
   const prompt = () => document.querySelector("#field-prompt textarea");
   const stage = () => document.querySelector("#stage .stage");
 

@@ -343,10 +343,8 @@
     next = setTimeout(look, (soon ? OPEN_SECONDS : CLOSED_SECONDS) * 1000);
   };
   // The stage is told at once what happens to its job, so a change there is worth a look.
-  let was = "", warned = null;
+  let was = "";
   new MutationObserver(() => {
-    const warning = document.querySelector(".toast-body"); // perhaps that there is no connection any more
-    if (warning !== warned) { warned = warning; if (warning) look(); }
     if (opener() && !opener().hasAttribute("aria-expanded")) show(); // it has just been drawn
     const now = `${stage()?.dataset.job} ${stage()?.dataset.phase} ${stage()?.dataset.waiting}`;
     if (now === was) return;
