@@ -167,7 +167,7 @@ def worker_main(arguments: list[str]) -> None:
     config = Config(**values)
     from fooocus.render.engine import Engine
 
-    engine = Engine(config, outside=told["outside"])
+    engine = Engine(config, outside=told["outside"], waits=True)
     serve(_measured(engine, config, told["outside"]), stdin, stdout, prepare=engine.warm)
 
 

@@ -70,7 +70,8 @@ class Engine:
     """Makes pictures. Constructed once per worker; loads weights when the first recipe asks for them.
 
     ``latents_file`` collects the final latents of a job's pictures for inspection; ``previews`` says whether steps
-    carry a picture of how far it is. ``outside`` are the model files outside the model folders that requests may name;
+    carry a picture of how far it is, ``waits`` that a picture which cannot be saved waits until it can, for jobs that
+    nobody sits by. ``outside`` are the model files outside the model folders that requests may name;
     ``None`` allows any, for requests that the computer's own user writes. ``memory`` holds the weights, for whoever
     wants to look at them.
     """
@@ -81,12 +82,13 @@ class Engine:
         *,
         latents_file: Path | None = None,
         previews: bool = True,
+        waits: bool = False,
         outside: Collection[str] | None = None,
         memory: Memory | None = None,
     ) -> None:
         self.config = config
         self._latents_file = latents_file
-        self.previews = previews
+        self.previews, self.waits = previews, waits
         self.mix = known_mix()  # how the latents of the present model look
         self._mixes: dict[Path, Tensor] = {}
         self._small: SmallDecoder | None = None

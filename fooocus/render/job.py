@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,10 @@ TOGETHER = 8
 """So many pictures at most are made part by part: the change of networks then costs an eighth of what it did, and more
 would only let the person wait longer for the first one, and lose more if the computer went off."""
 
+SAVE_AGAIN_SECONDS = 1.0  # between two tries to save a picture; a stop or a pause is looked at as often
+_KEPT = "The picture is kept and saved as soon as that is possible: free some space, or make the folder writable."
+_MENDED = "The picture is saved now, and the job goes on."
+
 # A request's word for a format, what the encoder calls it, and how its files end.
 _FORMATS: Mapping[str, tuple[Format, str]] = {"png": ("png", "png"), "jpeg": ("jpeg", "jpg"), "webp": ("webp", "webp")}
 
@@ -60,6 +65,7 @@ class Maker(Protocol):
 
     config: Config
     previews: bool
+    waits: bool
     hashes: FileHashes
 
     @property
@@ -285,10 +291,32 @@ class JobRun:
         format = _FORMATS[self._request.format][0]
         metadata = self._engine.config.metadata
         hashes = self._engine.hashes.by_name(watch.check) if metadata else {}
-        path = save_picture(path, encode(rendered.image, recipe, format, metadata=metadata, hashes=hashes))
+        path = self._write(path, encode(rendered.image, recipe, format, metadata=metadata, hashes=hashes), watch)
         if metadata and not fits(recipe, format):
-            save_picture(path.with_suffix(".json"), record(recipe).encode())
+            self._write(path.with_suffix(".json"), record(recipe).encode(), watch)
         return path
+
+    def _write(self, path: Path, data: bytes, watch: Watch) -> Path:
+        """Write a file of a picture; an engine that ``waits`` does so until the disk takes it, or the person gives up.
+
+        The next job's pictures would go to the same folder: failing this one would only spend the queue on nothing.
+        """
+        told = ""
+        while True:
+            try:
+                path = save_picture(path, data)
+            except StorageError as error:
+                if not self._engine.waits:
+                    raise
+                if error.sentence != told:
+                    told = error.sentence
+                    self._emit(Notice(f"{told} {_KEPT}"))
+            else:
+                if told:
+                    self._emit(Notice(_MENDED))
+                return path
+            watch.check()
+            time.sleep(SAVE_AGAIN_SECONDS)
 
     def _log(self, path: Path, recipe: Recipe, watch: Watch) -> None:
         """Enter a saved picture in its day's page; a page that cannot be written must not cost the picture."""

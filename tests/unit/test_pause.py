@@ -15,9 +15,11 @@ import pytest
 from safetensors.torch import save_file
 
 from fooocus.config import Config
-from fooocus.events import Event, Finished, Notice, Paused, Saved, Stage, Step, from_json
+from fooocus.errors import StorageError
+from fooocus.events import Cancelled, Event, Failed, Finished, Notice, Paused, Saved, Stage, Step, from_json
 from fooocus.jobs.paused import paused_file
 from fooocus.jobs.worker import Control, WorkItem, perform
+from fooocus.render import job as job_module
 from fooocus.render.engine import Engine
 from fooocus.render.paused import UnusablePause, read_paused, write_paused
 from fooocus.request import Request, Size
@@ -265,3 +267,58 @@ def test_a_disk_that_is_full_costs_the_steps_and_not_the_job(
     told = run(engine, item(request_), at_step(2))
     assert isinstance(told[-1], Paused) and told[-1].step == 0
     assert any(isinstance(event, Notice) and "could not be kept" in event.text for event in told)
+
+
+@pytest.fixture
+def full(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A full outputs disk, and an engine that waits for it; what is put into the list is how many writes fail."""
+    fail, save = [0], job_module.save_picture
+
+    def saving(path: Path, data: bytes) -> Path:
+        if fail[0]:
+            fail[0] -= 1
+            raise StorageError("The disk is full.", "Generate again.")
+        return save(path, data)
+
+    monkeypatch.setattr(job_module, "save_picture", saving)
+    monkeypatch.setattr(job_module, "SAVE_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(engine, "waits", True)
+    return fail
+
+
+def test_a_finished_picture_waits_for_room(engine: Engine, request_: Request, whole: bytes, full: list[int]) -> None:
+    full[0] = 3
+    told = run(engine, item(request_))
+    notices = [event.text for event in told if isinstance(event, Notice)]
+    assert isinstance(told[-1], Finished) and made(told) == [whole]
+    assert sum("The disk is full. The picture is kept" in text for text in notices) == 1
+    assert notices[-1] == "The picture is saved now, and the job goes on."
+
+
+@pytest.mark.parametrize(("wish", "end"), [("stop", Cancelled), ("pause", Paused)])
+def test_who_does_not_want_to_wait_for_room_stops_or_pauses(
+    engine: Engine, request_: Request, whole: bytes, full: list[int], wish: str, end: type[Event]
+) -> None:
+    full[0] = 1_000_000
+    work, control, told = item(request_), Control(), list[Event]()
+
+    def emit(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, Notice) and "full" in event.text:
+            getattr(control, wish)()
+
+    perform(engine.run, work, emit, control)
+    assert isinstance(told[-1], end)
+    if isinstance(told[-1], Paused):
+        assert told[-1].step == 4, "all steps are kept"
+        full[0] = 0
+        assert made(run(engine, rest_of(work, told))) == [whole]
+
+
+def test_on_the_command_line_a_full_disk_is_said_at_once(
+    engine: Engine, request_: Request, full: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "waits", False)
+    full[0] = 1
+    told = run(engine, item(request_))
+    assert isinstance(told[-1], Failed) and told[-1].sentence == "The disk is full."
