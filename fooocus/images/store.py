@@ -1,16 +1,20 @@
 """Put a finished picture on disk so that it is there whole or not at all, and never in another picture's place.
 
 The bytes go to ``<name>.part``, are forced to the disk, and only then get their name, in a way that fails when the name
-is taken. A kill or a power cut leaves at most a ``.part``, which the same picture's next attempt removes.
+is taken. A kill or a power cut leaves at most a ``.part``, which the same picture's next attempt removes. A name that
+cannot be had for a moment, because a virus scanner or a program that copies files looks into the fresh one, is asked
+for again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from pathlib import Path
 
 from fooocus.errors import StorageError
+from fooocus.renames import retried
 
 
 def picture_path(folder: Path, created_ms: int, number: int, seed: int, suffix: str) -> Path:
@@ -34,7 +38,7 @@ def save_picture(path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         for left in path.parent.glob(f"{path.name}.*.part"):
-            left.unlink()
+            _drop(left)
         with open(part, "wb") as file:
             file.write(data)
             file.flush()
@@ -54,7 +58,7 @@ def _claim(part: Path, path: Path, data: bytes) -> Path:
     attempt, number = path, 1
     while not _rename_exclusive(part, attempt):
         if attempt.stat().st_size == len(data) and attempt.read_bytes() == data:
-            part.unlink()
+            _drop(part)
             return attempt
         number += 1
         attempt = path.with_name(f"{path.stem}_{number}{path.suffix}")
@@ -65,7 +69,7 @@ def _rename_exclusive(source: Path, target: Path) -> bool:
     """Rename ``source``; return False when ``target`` exists."""
     if os.name == "nt":
         try:
-            os.rename(source, target)  # Windows refuses an existing target
+            retried(lambda: os.rename(source, target))  # Windows refuses an existing target
         except FileExistsError:
             return False
         return True
@@ -79,10 +83,20 @@ def _rename_exclusive(source: Path, target: Path) -> bool:
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             return False
-        os.replace(source, target)
+        try:
+            retried(lambda: os.replace(source, target))
+        except OSError:
+            _drop(target)  # the empty file: the next attempt needs the name
+            raise
         return True
-    source.unlink()
+    _drop(source)
     return True
+
+
+def _drop(left: Path) -> None:
+    """Remove what is not needed any more. One that is held stays: it is no reason to lose the picture."""
+    with contextlib.suppress(OSError):
+        left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,13 +17,13 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from fooocus.models.digest import GrowingDigest
 from fooocus.models.filelock import FileLock
 from fooocus.models.troubles import FileTaken, disk_trouble
+from fooocus.renames import retried
 
 SYNC_BYTES = 8_000_000  # what a kill may lose here; as much again may be on its way in the system's buffers
 SYNC_SECONDS = 2.0  # the same on a slow line
@@ -45,12 +45,12 @@ class Disk:
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename, over a file of this program's own."""
-        _retried(lambda: os.replace(source, target))
+        retried(lambda: os.replace(source, target))
 
     def publish(self, source: Path, target: Path) -> None:
         """Rename, and raise ``FileExistsError`` rather than overwrite."""
         if sys.platform == "win32":
-            _retried(lambda: os.rename(source, target))
+            retried(lambda: os.rename(source, target))
             return
         try:
             os.link(source, target)
@@ -259,19 +259,6 @@ def taken(path: Path) -> FileTaken:
         f"{path} is there and was not written by this program, so it is left alone.",
         "Move it away or rename it, then try again.",
     )
-
-
-def _retried(rename: Callable[[], None]) -> None:
-    """Rename again for two seconds: a virus scanner holds fresh files for a moment on Windows."""
-    for pause in (0.1, 0.2, 0.4, 0.6, 0.8):
-        try:
-            rename()
-            return
-        except FileExistsError:
-            raise
-        except PermissionError:
-            time.sleep(pause)
-    rename()
 
 
 def _sync_folder(folder: Path) -> None:

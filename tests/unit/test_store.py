@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fooocus.errors import StorageError
+from fooocus.images import store
 from fooocus.images.store import picture_path, save_picture
 
 
@@ -56,3 +59,63 @@ def test_what_a_killed_attempt_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "a.png.123.part").write_bytes(b"half")
     save_picture(tmp_path / "a.png", b"one")
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+class Windows:
+    """The system's calls, with a name that is refused as long as another program holds the fresh file."""
+
+    name = "nt"
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+    def rename(self, source: Path, target: Path) -> None:
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "File exists")
+        self._refuse()
+        os.rename(source, target)
+
+    def _refuse(self) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise PermissionError(errno.EACCES, "The process cannot access the file")
+
+
+class WithoutLinks(Windows):
+    name = "posix"
+
+    def link(self, source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._refuse()
+        os.replace(source, target)
+
+
+@pytest.mark.parametrize("system", [Windows, WithoutLinks])
+def test_a_scanner_that_holds_the_fresh_file_for_a_moment_costs_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: Callable[[int], Windows]
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(store, "os", system(3))
+    assert save_picture(tmp_path / "a.png", b"one") == tmp_path / "a.png"
+    assert save_picture(tmp_path / "a.png", b"two") == tmp_path / "a_2.png"
+
+    monkeypatch.setattr(store, "os", system(1000))
+    with pytest.raises(StorageError, match="cannot access"):
+        save_picture(tmp_path / "b.png", b"one")
+    assert not (tmp_path / "b.png").exists(), "no empty file keeps the name"
+
+
+def test_a_left_over_that_cannot_be_removed_costs_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png.123.part").write_bytes(b"half")
+
+    def held(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "The process cannot access the file")
+
+    monkeypatch.setattr(Path, "unlink", held)
+    assert save_picture(tmp_path / "a.png", b"one") == tmp_path / "a.png"
+    assert save_picture(tmp_path / "a.png", b"one") == tmp_path / "a.png", "the same picture is not kept twice"
