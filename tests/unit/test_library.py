@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fooocus.errors import RequestError, StorageError
+from fooocus.images.library import thumbnails
 from fooocus.images.library.bin import Bin
 from fooocus.images.library.dimensions import dimensions
 from fooocus.images.library.favourites import Favourites
@@ -21,7 +23,7 @@ from fooocus.images.library.fold import fold, terms
 from fooocus.images.library.library import Library
 from fooocus.images.library.places import Place, Seen, clock_ms, parse_place
 from fooocus.images.library.search import Query
-from fooocus.images.library.thumbnails import key_of, small
+from fooocus.images.library.thumbnails import Thumbnails, key_of, small
 from tests.pictures import Maker, recipe
 
 MAKER = Maker()
@@ -352,6 +354,27 @@ def test_thumbnails_keep_the_shape_and_refuse_what_is_too_large(tmp_path: Path) 
     cut.write_bytes(MAKER.png(None)[:-40])
     with pytest.raises((OSError, SyntaxError)):
         small(cut)
+
+
+def test_only_what_is_no_picture_is_remembered_as_such(
+    tmp_path: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Thumbnails(outputs, tmp_path / "small")
+    fox, write = Place(DAY, NAMES["fox"]), thumbnails._write
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(thumbnails, "_write", full)
+    assert made.get(fox, Seen(1, 1)) is None and made.missing(fox, Seen(1, 1))
+    monkeypatch.setattr(thumbnails, "_write", write)
+    assert made.get(fox, Seen(1, 1)) == made.path(fox, Seen(1, 1)), "a disk is not full for ever"
+
+    file = outputs / DAY / NAMES["fox"]
+    whole = file.read_bytes()
+    for number, data in enumerate((whole[:-40], b"no picture"), start=2):
+        file.write_bytes(data)
+        assert made.get(fox, Seen(number, 1)) is None and not made.missing(fox, Seen(number, 1))
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ class Thumbnails:
         except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
             # Pillow says by these that the bytes are no whole picture; the disk says so by OSError as well.
             logging.getLogger("fooocus.library").info("No thumbnail of %s: %s", place, error)
+            if _passes(error):
+                return None
             while len(self._failed) >= _REMEMBERED_FAILURES:
                 self._failed.pop(next(iter(self._failed)), None)
             self._failed[key] = None
@@ -114,6 +116,11 @@ def _opaque(image: Image.Image) -> Image.Image:
         paper = Image.new("RGBA", image.size, (*_PAPER, 255))
         return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def _passes(error: Exception) -> bool:
+    """Say whether another try may do: the system's errors have a number, Pillow's about the bytes have none."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def _write(path: Path, data: bytes) -> None:
