@@ -32,7 +32,7 @@ from fooocus.jobs.census import Census
 State = Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]
 Terminal = events.Finished | events.Failed | events.Cancelled
 
-MAX_ATTEMPTS = 2  # a job that took the page process with it twice is not tried a third time
+MAX_ATTEMPTS = 2  # a job that took the page process with it twice, no picture saved between, is not tried once more
 SECOND_THOUGHTS_MS = 10 * 60_000  # so long a cancelled job can be taken back where it was
 _RUNNING: tuple[State, ...] = ("running",)
 RESTING: tuple[State, ...] = ("waiting", "paused")
@@ -52,7 +52,8 @@ class Job:
     """One row of the queue. ``request`` is opaque here; times are milliseconds since 1970.
 
     ``id`` sorts by creation and may stand in a URL. ``created_ms`` never repeats and never falls, even when the clock
-    is set back, so file names may be built from it. ``attempts`` counts how often the job was handed to a worker.
+    is set back, so file names may be built from it. ``attempts`` counts how often the job was handed to a worker;
+    a saved picture makes it 1 again.
     ``paused`` is where it was when it was paused last, whatever its state is now.
     """
 
@@ -155,13 +156,18 @@ class JobStore:
             return _select(db, "WHERE id = ?", row)[0]
 
     def record(self, id: str, saved: Saved) -> bool:
-        """Remember a saved picture of a running job; return whether it was new."""
+        """Remember a saved picture of a running job; return whether it was new.
+
+        It proves that the job gets on, so earlier attempts are forgotten; the next one is a second one all the same.
+        """
         with self._writing() as db:
             cursor = db.execute(
                 "INSERT OR IGNORE INTO pictures (job, picture, event)"
                 " SELECT id, ?, ? FROM jobs WHERE id = ? AND state = 'running'",
                 (saved.picture, json.dumps(events.to_json(saved)), id),
             )
+            if cursor.rowcount == 1:
+                db.execute("UPDATE jobs SET attempts = 1 WHERE id = ?", (id,))
             return cursor.rowcount == 1
 
     def finish(self, id: str, event: Terminal, *, states: Collection[State] = _RUNNING) -> bool:

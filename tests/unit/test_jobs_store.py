@@ -123,6 +123,30 @@ def test_recover_runs_an_interrupted_job_once_more_at_the_front(store: JobStore)
     other.close()
 
 
+def test_only_ends_without_a_picture_between_count(store: JobStore) -> None:
+    id = store.submit({}, "me").id
+    for picture in range(1, 6):
+        job = store.claim_next()
+        assert job is not None and job.attempts == min(picture, 2), "a later one looks for pictures that nobody told of"
+        store.record(id, Saved(picture, 9, f"/out/{picture}.png", 7))
+        assert store.recover() == ((id,), ())
+    store.claim_next()
+    assert store.recover() == ((), (id,))
+
+
+def test_an_attempt_is_given_back_after_a_picture_too(store: JobStore) -> None:
+    id = store.submit({}, "me").id
+    for picture in (1, 2):
+        store.claim_next()
+        store.record(id, Saved(picture, 9, f"/out/{picture}.png", 7))
+        store.recover()
+    store.claim_next()
+    store.record(id, Saved(3, 9, "/out/3.png", 7))
+    assert store.release(id)
+    job = store.get(id)
+    assert job is not None and job.attempts == 0
+
+
 def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite"
     with sqlite3.connect(path) as db:
