@@ -10,10 +10,13 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fooocus.config import ROOT, Config
@@ -54,6 +57,7 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
 
     environment = {**os.environ, **WORKER_ENVIRONMENT, "PYTHONUTF8": "1"}
     with ExitStack() as stack:
+        stack.enter_context(ended_by_signals())
         lock = FolderLock(config.data)
         stack.callback(lock.release)
         store = stack.enter_context(closing(JobStore(config.data / "jobs.sqlite")))
@@ -73,6 +77,37 @@ def run_page(config: Config, defaults: Request, ready: Callable[[str], None]) ->
 
         serve(config, jobs, defaults, ready=told, first_run=models, spare=spare)
         return len(jobs.jobs(states=("waiting", "running")))
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let a window that is closed, a logout or ``kill`` raise ``KeyboardInterrupt``, as Ctrl+C does: once.
+
+    By themselves they end the process on the spot, and the running job would not be put back. While that is done, more
+    of them are not heard: a closed window may be told of twice. A signal that is ignored already, as ``nohup`` has it,
+    stays so.
+    """
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")
+    known = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
+    wanted = [number for number in known if signal.getsignal(number) == signal.SIG_DFL]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for other in wanted:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGTERM)  # the web server listens for that one, but not for SIGHUP
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may
+        wanted.clear()
+    for number in wanted:
+        signal.signal(number, pass_on if number.name == "SIGHUP" else end)
+    try:
+        yield
+    finally:
+        for number in wanted:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def stand_in(config: Config, defaults: Request) -> Request | None:
@@ -112,7 +147,6 @@ def first_run(config: Config, defaults: Request, environment: Mapping[str, str])
 
 def generate(config: Config, request: Request, emit: Callable[[Event], None], latents_file: Path | None = None) -> None:
     """Run one job in this process and say its events to ``emit``, the last of them a terminal one."""
-    import signal
     import time
 
     os.environ.update(WORKER_ENVIRONMENT)

@@ -1,8 +1,8 @@
 """One worker process: its pipes, the threads that serve them, and its log file.
 
 Nothing here blocks the caller: messages go through a queue to a writing thread, lines come back on a reading thread,
-and standard error is copied into a log file that is rotated by size. Only ``Popen``'s own terminate and kill are used,
-so all of it works on Windows too.
+and standard error is copied into a log file that is rotated by size. Only ``Popen``'s own kill is used, so all of it
+works on Windows too.
 """
 
 from __future__ import annotations
@@ -116,14 +116,12 @@ class WorkerProcess:
         self._popen.kill()
 
     def close(self, seconds: float) -> None:
-        """Close the pipe, wait, then terminate, wait, then kill; return when the process and its threads have ended."""
+        """Close the pipe, wait, then kill; return when the process and its threads have ended."""
         self._outbox.put(None)
-        for force in (self._popen.terminate, self._popen.kill):
-            try:
-                self._popen.wait(seconds)
-                break
-            except subprocess.TimeoutExpired:
-                force()
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
         self._popen.wait()
         for thread in self._threads:
             if thread.ident is not None:

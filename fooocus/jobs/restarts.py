@@ -17,7 +17,7 @@ class Patience:
 
     stop_seconds: float = 20.0  # for an answer to a stop, before the worker is killed
     start_seconds: float = 900.0  # for a start: a first import of torch from a slow disk takes minutes
-    close_seconds: float = 5.0  # for leaving, before terminate and again before kill
+    close_seconds: float = 5.0  # for leaving, before it is killed
     backoff_seconds: float = 0.5  # before the third start in a row, doubled for each further one
     retry_seconds: float = 1.0  # between two tries to write to a full disk
 

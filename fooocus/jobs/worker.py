@@ -150,15 +150,18 @@ def claim_pipes() -> tuple[BinaryIO, BinaryIO]:
 
     Afterwards descriptor 1 is standard error and descriptor 0 is empty, so that a library that prints, in Python or in
     C, cannot spoil the protocol, and Windows' C runtimes, which query the standard handles when they load, cannot wait
-    for a thread that reads from one. Control-C in the terminal is left to the page process; a crash in native code
-    writes its Python stack to standard error.
+    for a thread that reads from one. Control-C in the terminal, its closing and a logout are left to the page process,
+    which hears of them as well and ends this one once the job is left; a crash in native code writes its Python stack
+    to standard error.
     """
     stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP", "SIGTERM"):
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
     faulthandler.enable(2)
     return stdin, stdout
 

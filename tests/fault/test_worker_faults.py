@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -137,6 +138,19 @@ def test_a_worker_killed_from_outside_while_idle_comes_back(opened: Open) -> Non
     os.kill(pid, 9)
     ends_well(jobs)
     assert jobs.worker_state().pid != pid
+
+
+@posix
+def test_what_ends_the_page_is_not_heard_by_its_worker(opened: Open) -> None:
+    """A closed terminal and a logout tell every process; the page is the one that leaves the job in good order."""
+    jobs = opened()
+    id = jobs.submit(fake(steps=20, seconds=0.01), "me")
+    until(jobs, id, Step)
+    pid = jobs.worker_state().pid
+    assert pid is not None
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        os.kill(pid, number)
+    assert isinstance(watch(jobs, id)[-1], Finished)
 
 
 def test_an_idle_worker_is_renewed_and_a_busy_one_is_not(opened: Open) -> None:
@@ -625,7 +639,7 @@ KILLS = 20
 
 
 def test_kill_9_of_the_page_at_random_moments(tmp_path: Path) -> None:
-    """Every acknowledged job is there and ended, at most two attempts each; no picture is made or recorded twice."""
+    """Every acknowledged job is there and ended, at most two tries for a picture; none is made or recorded twice."""
     chance = random.Random(7)
     acknowledged: list[str] = []
     for _ in range(KILLS):

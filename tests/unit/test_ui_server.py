@@ -57,6 +57,51 @@ def test_a_hundred_people_may_come_where_a_program_begins_with_256_files() -> No
     assert (done.stdout.strip(), done.stderr) == ("True", "")
 
 
+_CLOSED = """
+import os, signal, sys, uvicorn
+from fooocus.app import ended_by_signals
+
+number = signal.Signals[sys.argv[1]]
+before = signal.getsignal(number)
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+
+    async def shutdown(self, sockets=None):
+        print("said goodbye")
+        await super().shutdown(sockets)
+
+with ended_by_signals():
+    try:
+        Server(uvicorn.Config(lambda scope: None, port=0, lifespan="off", log_level="warning")).run()
+    except KeyboardInterrupt:
+        print("interrupted")
+        os.kill(os.getpid(), number)
+        print("put back")
+print(signal.getsignal(number) == before)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a program can send itself none of them")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_closed_window_runs_the_ordinary_end_once(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _CLOSED, name], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split("\n")[:4], done.stderr) == (["said goodbye", "interrupted", "put back", "True"], "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_what_nohup_ignores_stays_ignored() -> None:
+    program = (
+        "import os, signal; from fooocus.app import ended_by_signals; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with ended_by_signals(): os.kill(os.getpid(), signal.SIGHUP); print('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("goes on", "")
+
+
 def test_an_address_that_is_not_ours_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1"):
         bind("192.0.2.1", 7865)
