@@ -38,7 +38,10 @@ _WAITING: tuple[State, ...] = ("waiting",)
 
 @dataclasses.dataclass(frozen=True)
 class HowToStart:
-    """The command line and environment of a worker, what it is told before anything else, and its log file."""
+    """The command line and environment of a worker, what it is told before anything else, and its log file.
+
+    After a start that failed ``prepare`` is told empty: what it wants done ahead of jobs may be what kills the worker.
+    """
 
     command: Sequence[str]
     environment: Mapping[str, str] | None
@@ -192,7 +195,7 @@ class Dispatcher:
             return
         with self.lock:
             self._process, self._alive, self._started_at = process, True, time.monotonic()
-        process.send({"prepare": self._prepare})
+        process.send({"prepare": {} if self._restarts.failing else self._prepare})
         process.listen()
 
     def _hand_out(self) -> None:
@@ -289,7 +292,11 @@ class Dispatcher:
         self._after_death(sentence, ready=ready, tail=tuple(process.tail))
 
     def _after_death(self, sentence: str, *, ready: bool, tail: Sequence[str] = ()) -> None:
-        """Plan the next start, or give up until somebody asks for it again."""
+        """Plan the next start, or give up until somebody asks for it again.
+
+        Then one job ends with the reason, the next one, so that somebody is told in full. The others are not to blame:
+        they wait, and go on when the worker is asked for again.
+        """
         now = time.monotonic()
         with self.lock:
             if self._state.job is not None:
@@ -301,7 +308,7 @@ class Dispatcher:
             self._wake.notify()
         if down:
             failed = deaths.stays_down(FAILED_STARTS, sentence, tail)
-            for id in self.board.ahead():
+            for id in list(self.board.ahead())[:1]:
                 self._end(id, failed, states=_WAITING)
 
     def _rest(self, id: str, paused: Paused) -> None:

@@ -44,6 +44,11 @@ class Restarts:
             self.start_at = now + min(delay, _LONGEST_SECONDS)
         return self._failed_starts >= FAILED_STARTS
 
+    @property
+    def failing(self) -> bool:
+        """Say whether the last start failed."""
+        return self._failed_starts > 0
+
     def healthy(self) -> None:
         """A job came to its end: earlier deaths no longer count."""
         self._deaths = 0

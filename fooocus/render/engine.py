@@ -144,7 +144,7 @@ class Engine:
         return preview_jpeg(denoised, self.mix) if picture is None else jpeg(picture)
 
     def warm(self, values: Mapping[str, Any]) -> None:
-        """Do what can be done before the first request: ``values["request"]`` is what the page begins with.
+        """Do what can be done before the first request: ``values["request"]``, if any, is what the page begins with.
 
         The libraries are loaded; with a graphics card the models too, which then costs little more than their mapping.
         On a processor they would be converted to float32, gigabytes that nobody has asked for yet.
@@ -153,7 +153,7 @@ class Engine:
         import transformers
 
         _ = diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, transformers.CLIPTextModelWithProjection
-        if self._device.device.type == "cpu":
+        if self._device.device.type == "cpu" or "request" not in values:
             return
         request = dataclasses.replace(Request.from_json(values["request"]), seed=0, count=1)
         recipe = self.plan(request)[0]

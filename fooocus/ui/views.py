@@ -287,7 +287,7 @@ def status(phase: str, reason: str) -> str:
         case "restarting":
             words = f"The engine is starting again. {reason}" if reason else "The engine is starting again."
         case "down":
-            words = f"The engine does not start. {reason}"
+            words = f"The engine does not start. {reason} Waiting jobs are kept; adding another starts it again."
         case _:
             return ""
     return f'<p class="worker {escape(phase)}" role="status" title="{escape(words)}">{escape(words)}</p>'

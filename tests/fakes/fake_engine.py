@@ -10,7 +10,8 @@ Run as ``python tests/fakes/fake_engine.py OUTPUT_FOLDER``. It reads the fields 
 - ``print_to_stdout``: prints from Python and from a child process, as libraries do
 
 Command-line options are for faults at the start: ``--die`` (exit code 3 after a line on standard error),
-``--slow SECONDS``, ``--hang``.
+``--slow SECONDS``, ``--hang``, ``--until FILE`` (no ``--die`` once the file is there), ``--die-warming`` (when there is
+something to warm).
 """
 
 from __future__ import annotations
@@ -45,13 +46,17 @@ class _Left(Exception):
 class FakeEngine:
     """Has the real engine's ``prepare`` and ``run``; writes pictures below ``folder``."""
 
-    def __init__(self, folder: Path, *, slow_seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path, *, slow_seconds: float = 0.0, die_warming: bool = False) -> None:
         self.folder = folder
         self.slow_seconds = slow_seconds
+        self.die_warming = die_warming
 
     def prepare(self, settings: dict[str, Any]) -> None:
         """Stand for the slow imports."""
         time.sleep(self.slow_seconds)
+        if self.die_warming and "request" in settings:
+            print("the fake engine dies of warming", file=sys.stderr, flush=True)
+            os._exit(3)
 
     def run(self, item: WorkItem, emit: Emit, control: Control) -> None:
         """Make ``count`` pictures, leaving out those that a former attempt has made."""
@@ -205,13 +210,15 @@ def main() -> None:
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--die", action="store_true")
     parser.add_argument("--hang", action="store_true")
+    parser.add_argument("--until", type=Path)
+    parser.add_argument("--die-warming", action="store_true")
     options = parser.parse_args()
-    if options.die:
+    if options.die and not (options.until and options.until.exists()):
         print("the fake engine does not start", file=sys.stderr)
         sys.exit(3)
     while options.hang:
         time.sleep(1)
-    engine = FakeEngine(options.folder, slow_seconds=options.slow)
+    engine = FakeEngine(options.folder, slow_seconds=options.slow, die_warming=options.die_warming)
     serve(engine.run, stdin, stdout, prepare=engine.prepare)
 
 

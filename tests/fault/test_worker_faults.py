@@ -488,6 +488,28 @@ def test_a_worker_that_cannot_start_is_given_up_until_asked(tmp_path: Path, open
     assert (tmp_path / "worker.log").read_text().count("does not start") == begun + 5, "a new job is a new try"
 
 
+def test_only_the_next_job_ends_with_a_worker_that_cannot_start(tmp_path: Path, opened: Open) -> None:
+    jobs = opened("--die", "--until", str(tmp_path / "mended"))
+    first, *others = (jobs.submit(fake(), owner) for owner in ("me", "you", "they"))
+    assert isinstance(watch(jobs, first)[-1], Failed)
+    assert jobs.worker_state().phase == "down"
+    assert [jobs.job(id).state for id in others] == ["waiting", "waiting"]
+    (tmp_path / "mended").touch()
+    ends_well(jobs)
+    assert all(isinstance(watch(jobs, id)[-1], Finished) for id in others)
+
+
+def test_after_a_failed_start_nothing_is_warmed(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.sqlite")
+    command = [*ENGINE, str(tmp_path / "out"), "--die-warming"]
+    prepare = {"request": {"base": "one that crashes"}}
+    jobs = Jobs(store, command, None, tmp_path / "worker.log", prepare=prepare, patience=PATIENCE)
+    ends_well(jobs)
+    assert (tmp_path / "worker.log").read_text().count("dies of warming") == 1
+    jobs.close()
+    store.close()
+
+
 def test_a_worker_program_that_is_missing_is_said(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.sqlite")
     jobs = Jobs(store, [str(tmp_path / "nothing")], None, tmp_path / "worker.log", patience=PATIENCE)

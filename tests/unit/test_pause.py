@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -267,6 +268,12 @@ def test_a_disk_that_is_full_costs_the_steps_and_not_the_job(
     told = run(engine, item(request_), at_step(2))
     assert isinstance(told[-1], Paused) and told[-1].step == 0
     assert any(isinstance(event, Notice) and "could not be kept" in event.text for event in told)
+
+
+def test_without_a_request_no_model_is_warmed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_device", SimpleNamespace(device=SimpleNamespace(type="cuda")))
+    monkeypatch.setattr(engine, "_memory", None)  # whatever is asked of it fails
+    engine.warm({})
 
 
 @pytest.fixture
