@@ -208,9 +208,13 @@ class Dispatcher:
             _log().warning("no job could be claimed: %s", error)
             with self.lock:
                 self._work, self._claim_at = True, time.monotonic() + self._patience.retry_seconds
-                self._state = dataclasses.replace(self._state, reason=str(error))
+                if self._state.phase == "ready":  # else the worker has died meanwhile, and that is the reason
+                    self._state = WorkerState("ready", str(error))
             return
         if job is None:
+            with self.lock:
+                if self._state.phase == "ready":
+                    self._state = WorkerState("ready")  # the queue can be read again
             return
         with self.lock:
             feed = self.board.feed(job.id, job)

@@ -33,7 +33,10 @@ Phase = Literal["starting", "ready", "busy", "restarting", "down"]
 
 @dataclasses.dataclass(frozen=True)
 class WorkerState:
-    """What the worker is doing. ``reason`` says why it is restarting or down; ``job`` is the running job's id."""
+    """What the worker is doing. ``reason`` says why it is restarting or down, or, ready, why it gets no job.
+
+    ``job`` is the running job's id.
+    """
 
     phase: Phase
     reason: str = ""

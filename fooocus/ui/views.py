@@ -280,7 +280,7 @@ def _caption(picture: Picture) -> str:
 
 
 def status(phase: str, reason: str) -> str:
-    """Return the quiet line about the worker, or nothing when it is ready."""
+    """Return the quiet line about the worker, or nothing when it is ready and the queue can be read."""
     match phase:
         case "starting":
             words = "The engine is starting. You can already generate."
@@ -288,6 +288,8 @@ def status(phase: str, reason: str) -> str:
             words = f"The engine is starting again. {reason}" if reason else "The engine is starting again."
         case "down":
             words = f"The engine does not start. {reason} Waiting jobs are kept; adding another starts it again."
+        case "ready" if reason:
+            words = reason
         case _:
             return ""
     return f'<p class="worker {escape(phase)}" role="status" title="{escape(words)}">{escape(words)}</p>'

@@ -27,7 +27,7 @@ from fooocus.events import TERMINAL, Cancelled, Event, Failed, Finished, Notice,
 from fooocus.jobs.lock import FolderLock
 from fooocus.jobs.paused import paused_file
 from fooocus.jobs.restarts import Patience
-from fooocus.jobs.store import JobStore
+from fooocus.jobs.store import Job, JobStore
 from fooocus.jobs.supervisor import Jobs
 
 ENGINE = [sys.executable, str(Path(__file__).resolve().parents[1] / "fakes" / "fake_engine.py")]
@@ -583,6 +583,31 @@ def test_a_full_disk_stops_the_queue_and_loses_nothing(opened: Open) -> None:
     assert isinstance(events[-1], Finished)
     assert [event.picture for event in events if isinstance(event, Saved)] == [1, 2]
     assert sum(isinstance(event, Notice) and "full" in event.text for event in events) == 1
+
+
+def test_a_queue_that_cannot_be_claimed_says_why_until_it_can(opened: Open) -> None:
+    jobs = opened()
+    ends_well(jobs)
+    claim, full = jobs.store.claim_next, threading.Event()
+    full.set()
+
+    def failing() -> Job | None:
+        if full.is_set():
+            raise StorageError("The disk is full.", "Free some space.")
+        return claim()
+
+    jobs.store.claim_next = failing  # type: ignore[method-assign]
+    id = jobs.submit(fake(), "me")
+    end = time.monotonic() + 60
+    while not (state := jobs.worker_state()).reason and time.monotonic() < end:
+        time.sleep(0.01)
+    assert (state.phase, state.reason) == ("ready", "The disk is full. Free some space.")
+    jobs.cancel(id)
+    full.clear()
+    while jobs.worker_state().reason and time.monotonic() < end:
+        time.sleep(0.01)
+    assert jobs.worker_state().reason == "", "nothing is left to claim, and that could be read"
+    ends_well(jobs)
 
 
 @pytest.mark.clock

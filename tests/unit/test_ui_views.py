@@ -61,6 +61,8 @@ def test_hostile_text_stays_text(evil: str, phase: Phase) -> None:
 def test_the_line_about_the_worker_says_no_more_than_there_is() -> None:
     assert Tags(views.status("restarting", "")).text == "The engine is starting again."
     assert Tags(views.status("restarting", "It crashed.")).text == "The engine is starting again. It crashed."
+    assert views.status("ready", "") == views.status("busy", "") == ""
+    assert Tags(views.status("ready", "The disk is full.")).text == "The disk is full.", "else the queue stands still"
 
 
 def test_progress_reads_like_a_sentence() -> None:
