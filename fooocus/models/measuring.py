@@ -22,6 +22,7 @@ from fooocus.request import Recipe
 
 Plan = Callable[[Mapping[str, Any]], Sequence[Recipe]]
 _PAUSE = 10  # times the median step
+_SAVING_SECONDS = 60.0  # no picture takes longer: it waited for a disk that was full
 _log = logging.getLogger(__name__)
 
 
@@ -166,8 +167,10 @@ class _Spent:
         return self.refiner if stage == "refining" else self.base
 
     def taken(self, *, warm: bool) -> _Measured | None:
-        """Return what the picture took; None unless it was watched from its beginning to its end."""
+        """Return what the picture took; None unless it was watched from its beginning to its end, without a wait."""
         if not {"loading", "reading", "decoding", "saving"} <= self.stages.keys():
+            return None
+        if self.stages["saving"] > _SAVING_SECONDS:
             return None
         return _Measured(
             _a_step(self.base, warm=warm),

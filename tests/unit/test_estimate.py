@@ -401,6 +401,24 @@ def test_a_job_is_estimated_like_a_request(tmp_path: Path) -> None:
     assert estimator.course(wrong) is None and estimator.course(gone) is None
 
 
+def test_a_picture_that_waited_for_the_disk_says_nothing_of_the_next(
+    tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    memory = PaceMemory(tmp_path / "pace.sqlite")
+    asked = dataclasses.replace(recipe(), steps=5)
+    heard = Measuring(memory, Counter([tiny_folder()]), lambda values: (asked, asked), "processor").job({})
+    picture(1, heard, clock, first=1.0)
+    known = memory.newest()
+
+    def waiting(event: Event) -> None:
+        heard(event)
+        if isinstance(event, Notice):
+            clock(3600.0)
+
+    picture(2, waiting, clock, first=1.0)
+    assert len(known) == 1 and memory.newest() == known
+
+
 def test_what_was_not_watched_to_its_end_is_not_remembered(tmp_path: Path, clock: Callable[[float], None]) -> None:
     memory = PaceMemory(tmp_path / "pace.sqlite")
 
