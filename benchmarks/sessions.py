@@ -155,8 +155,8 @@ class Session:
             kept = json.dumps({"prompt": f"a lighthouse {self._hash}"}).encode("ascii")
             await self._ask("POST", "/kept", "keeping what was typed", kept, right=(204,))
             with self._times.of("making a job"):
-                told = await self._run("generate", {"field-prompt": f"a lighthouse {self._hash}", "tab": ""}, kind="")
-            self.jobs.append(str(told["tab"]))
+                told = await self._run("generate", {"field-prompt": f"a lighthouse {self._hash}"}, kind="")
+            self.jobs.append(str(told["made"]))
             await self._listen("stage", listening, self.jobs[-1])
             listening.append(asyncio.create_task(self._look_at_queue()))
             ends = time.monotonic() + seconds

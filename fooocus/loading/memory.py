@@ -276,7 +276,7 @@ class Memory:
     def _space(self) -> Space:
         """Return what there is. What resting networks hold is free: they leave when their room is wanted."""
         main = psutil.virtual_memory().total
-        main_free = self._free_main_bytes() + sum(_private_bytes(held) for held in self._held.values())
+        main_free = self._free_main_bytes() + sum(held.private_bytes for held in self._held.values())
         if not self.device.apart:
             return Space(False, 0, None, main, main_free)
         free = self.device.free_bytes()
@@ -387,15 +387,6 @@ class Memory:
 
 def _never() -> None:
     """Ask nothing."""
-
-
-def _private_bytes(held: Held) -> int:
-    """Return the main memory that a network takes beside its file's pages."""
-    if held.stream is not None:
-        return held.stream.packed_bytes
-    name = held.network.names()[0]
-    tensors = held.home or {name: held.network.module.get_parameter(name).data}
-    return 0 if tensors[name].dtype == held.network.original(name).dtype else held.size_bytes
 
 
 def _stamp(path: Path) -> _Key:

@@ -112,6 +112,15 @@ class Held:
             return self.size_bytes + ahead
         return ahead + (self.stream.device_bytes if self.stream is not None and self.settled else 0)
 
+    @property
+    def private_bytes(self) -> int:
+        """The main memory that it takes beside its file's pages."""
+        if self.stream is not None:
+            return self.stream.packed_bytes
+        name = self.network.names()[0]
+        tensors = self.home or {name: self.network.module.get_parameter(name).data}
+        return 0 if tensors[name].dtype == self.network.original(name).dtype else self.size_bytes
+
     def settled_for(self, berth: Berth) -> bool:
         """Say whether it has settled as this berth wants it.
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import math
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -50,7 +48,7 @@ from fooocus.render.hashes import FileHashes
 from fooocus.render.interrupt import interruptible, marks_on
 from fooocus.render.job import TOGETHER, JobRun, Part, Rendered
 from fooocus.render.latents import check_latents, decode_surely
-from fooocus.render.preview import SMALL_VAE_CHANNELS, jpeg, known_mix, measured_mix, preview_jpeg
+from fooocus.render.preview import SMALL_VAE_CHANNELS, Shutter, jpeg, known_mix, measured_mix, preview_jpeg
 from fooocus.render.room import with_room
 from fooocus.render.small_decoder import FOLDER as SMALL_DECODERS
 from fooocus.render.small_decoder import SmallDecoder, find_small_decoder
@@ -60,7 +58,7 @@ from fooocus.render.way import Files, Way
 from fooocus.request import Recipe, Request
 
 _TEXTS = 4 * TOGETHER  # prompt and negative prompt, of base and refiner, for the pictures that are made part by part
-_LOOK_SECONDS = 0.15  # between two previews of a graphics card
+LOOK_SECONDS = 0.15  # between two previews of a graphics card
 _AHEAD_STEPS = 3  # before the refiner's turn its weights begin to travel, where there is room
 # The two encoders' names in a text's vocabulary, and what each was trained to see behind the end of a text.
 _ENCODERS: Mapping[str, tuple[EncoderKind, int]] = {"text_l": ("l", 49407), "text_g": ("g", 0)}
@@ -92,7 +90,6 @@ class Engine:
         self.mix = known_mix()  # how the latents of the present model look
         self._mixes: dict[Path, Tensor] = {}
         self._small: SmallDecoder | None = None
-        self._looked = -math.inf
         fast = read_fast(config.fast)
         self._memory = memory or Memory(
             choose_device(config.device, config.dtype, short_numbers=fast.short_numbers),
@@ -100,9 +97,9 @@ class Engine:
             vae_dtype=getattr(torch, config.vae_dtype),
         )
         self._device = self._memory.device
-        # Who computes in float32 means all of it; cuDNN's convolutions would take ten bits of each number (TF32), which
-        # for the VAE beside a UNet in half precision is as much as the UNet has.
+        # Float32 means all of it; cuDNN's convolutions would take ten bits (TF32), as many as a UNet in float16 has.
         torch.backends.cudnn.allow_tf32 = self._device.dtype != torch.float32
+        self._shutter = Shutter(LOOK_SECONDS if self._device.apart else 0.0)
         self._batches = fast.batches
         self._fast = FastPath(fast, self._device.device)
         folders = {kind: config.folders(folder) for kind, folder in FOLDERS.items()}
@@ -136,10 +133,8 @@ class Engine:
 
         A graphics card has nothing to do while one is made: there it is ``None`` soon after the last one.
         """
-        now = time.monotonic()
-        if self._device.apart and now - self._looked < _LOOK_SECONDS:
+        if not self._shutter.opens():
             return None
-        self._looked = now
         picture = self._small.picture(denoised) if self._small else None
         return preview_jpeg(denoised, self.mix) if picture is None else jpeg(picture)
 

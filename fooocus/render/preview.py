@@ -7,6 +7,8 @@ measured once by decoding a field of blocks.
 from __future__ import annotations
 
 import io
+import math
+import time
 
 import torch
 from PIL import Image
@@ -24,6 +26,21 @@ SMALL_VAE_CHANNELS = 64  # at full resolution (SDXL: 128); up to here a decoding
 _BLOCKS, _BLOCK_CELLS = 6, 4  # a field of random colours: enough to tell five numbers a channel
 LONG_SIDE_PX = 512
 JPEG_QUALITY = 80
+
+
+class Shutter:
+    """Opens at once, and again not before ``seconds`` have gone by."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._opened = seconds, -math.inf
+
+    def opens(self) -> bool:
+        """Say whether it opens now."""
+        now = time.monotonic()
+        if now - self._opened < self._seconds:
+            return False
+        self._opened = now
+        return True
 
 
 def known_mix() -> Tensor:

@@ -143,6 +143,7 @@ def test_a_preset_is_saved_found_changed_renamed_and_deleted(server: PageServer,
     page.click("fooocus-presets .picker-button")
     page.get_by_role("option", name="My portraits").click()
     page.wait_for_function("document.querySelector('#field-count input[type=number]').value === '3'")
+    page.wait_for_timeout(300)  # the page is done with the reset before it is with the preset
     assert page.input_value("#field-negative textarea") == "blur"
     page.click("#reset")
     page.wait_for_function("document.querySelector('#field-negative textarea').value === ''")

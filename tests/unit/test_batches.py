@@ -30,6 +30,7 @@ from fooocus.memory.need import sdxl_need
 from fooocus.memory.plan import DRIVER_BYTES, GIB, Space, Steps, make_plan
 from fooocus.render import engine as engine_module
 from fooocus.render import fast as fast_module
+from fooocus.render.preview import Shutter
 from fooocus.request import Recipe, Request
 from fooocus.ui.stream import View, fold
 from tests.fakes.machine import Machine, at, made, resumed, small_request, steps
@@ -161,7 +162,10 @@ def test_states_are_joined_and_split_to_the_same_bits() -> None:
 # The job
 
 
-def test_what_a_batch_tells(machine: Machine, request_: Request, expected: dict[int, bytes]) -> None:
+def test_what_a_batch_tells(
+    machine: Machine, request_: Request, expected: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.engine, "_shutter", Shutter(0.0))  # every step is shown
     told = machine.run(request_)
     assert isinstance(told[-1], Finished) and alike(made(told), expected)
     assert steps(told) == row(PICTURES, 1, STEPS)

@@ -321,7 +321,7 @@ def test_whoever_computes_in_float32_gets_all_of_it(tmp_path: Path) -> None:
 
 def test_a_card_does_not_stand_still_for_every_preview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(monotonic=lambda: now[0])
-    monkeypatch.setattr("fooocus.render.engine.time", clock)
+    monkeypatch.setattr("fooocus.render.preview.time", clock)
     latents = torch.zeros(1, 4, 8, 8)
     processor = device.choose_device("cpu")
     for where, seen in ((fake_card(), [True, False, False, True]), (processor, [True] * 4)):

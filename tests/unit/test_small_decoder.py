@@ -86,6 +86,7 @@ def test_previews_are_decoded_on_a_card_and_the_picture_is_the_same(
     tmp_path: Path, models: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "SMALL_VAE_CHANNELS", 0)  # the miniature passes for a model of SDXL's latents
+    monkeypatch.setattr(engine_module, "LOOK_SECONDS", 0.0)
     config = Config(models=models, outputs=tmp_path, data=tmp_path, metadata=False)
     engine = Engine(config, memory=Memory(fake_card(64 * GIB)))
     frames: list[tuple[bytes, torch.Tensor]] = []

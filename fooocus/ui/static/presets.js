@@ -116,11 +116,12 @@ class PresetsPanel extends HTMLElement {
     }
     this.place.replaceChildren();
     refresh("presets");
-    if (said.do === "rename") { this.keep(said.name, this.kept.print); return; }
+    clearTimeout(this.settling); // what the last answer has set is none of this one's
+    if (said.do === "rename" && this.kept.print) { this.keep(said.name, this.kept.print); return; }
     if (said.do === "save") this.says.textContent = "Saved.";
     if (said.former) this.undo(said.former);
     this.kept = { name: said.name, print: "" };
-    setTimeout(() => this.keep(said.name, this.print()), SETTLED_MS);
+    this.settling = setTimeout(() => this.keep(said.name, this.print()), SETTLED_MS);
     this.draw();
   }
 }
