@@ -190,7 +190,7 @@ def _bench(arguments: list[str]) -> int:
     from fooocus.bench.options import add_options, read_options
     from fooocus.bench.report import markdown, save
 
-    parser = _Parser(prog="launch.py bench", description="Measure how fast this computer is.")
+    parser = _Parser(prog="launch.py bench", description="Measure how fast this computer is.", allow_abbrev=False)
     add_options(parser)
     _add_config_options(parser, ("models", "data", "device", "dtype", "fast", "extra_models"))
     parsed = parser.read(arguments)
@@ -213,7 +213,7 @@ def _beginning(parsed: argparse.Namespace, config: Config, stock: Stock) -> Requ
     if parsed.source and parsed.preset:
         raise RequestError("preset", "Both --from and --preset are given.", "Choose one to begin with.")
     if parsed.preset:
-        return layered(stock.presets.find(parsed.preset).values, config.request)
+        return layered(config.request, stock.presets.find(parsed.preset).values)  # asked for just now
     if not parsed.source:
         return layered(config.request)
     from fooocus.images.foreign import read_settings  # brings Pillow, which other commands do without
@@ -256,7 +256,10 @@ def _tell_words(event: Event) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, where argparse would print all options above it."""
+    """Says what is wrong in one line, where argparse would print all options above it.
+
+    To be made without ``allow_abbrev``: what is short for one option may be meant for another, as --model and --styles.
+    """
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         parsed, left = self.parse_known_args(arguments)
@@ -281,7 +284,7 @@ def _help(prog: str) -> str:
 
 
 def _generate_parser() -> _Parser:
-    parser = _Parser(prog="launch.py generate", description="Make pictures without the page.")
+    parser = _Parser(prog="launch.py generate", description="Make pictures without the page.", allow_abbrev=False)
     parser.add_argument("text", nargs="?", metavar="PROMPT", help="what the picture shows")
     _add_request_options(parser)
     _add_config_options(parser)
@@ -296,7 +299,7 @@ def _models_parser(command: Literal["doctor", "fetch"]) -> _Parser:
         "doctor": "Say what this computer can do, and which model files are here.",
         "fetch": "Fetch the model files that are missing; copies on this disk are used.",
     }
-    parser = _Parser(prog=f"launch.py {command}", description=text[command])
+    parser = _Parser(prog=f"launch.py {command}", description=text[command], allow_abbrev=False)
     if command == "fetch":
         parser.add_argument("files", nargs="*", metavar="FILE", help="only these; left out: all that are missing")
     parser.add_argument("--preset", metavar="NAME", help="the preset whose models are meant")
@@ -311,6 +314,7 @@ def _page_parser() -> _Parser:
         prog="launch.py",
         description=f"Open the page. Other commands: {', '.join(_COMMANDS)}. "
         "Options of generate set what the page begins with.",
+        allow_abbrev=False,
     )
     _add_request_options(parser)
     _add_config_options(parser)

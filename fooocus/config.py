@@ -161,7 +161,7 @@ def _read_file(file: Path, problems: list[str]) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except (OSError, ValueError) as error:
         problems.append(f"{file.name} cannot be read: {error}.")
         return {}

@@ -48,7 +48,10 @@ TROUBLES = (
      "Free {need} GB at least (about 10 GB for an NVIDIA card) and start again: it goes on from here."),
     ("ensurepip is not|no module named ensurepip|no module named venv|python3-venv",
      "This Python cannot make environments: its venv module is missing.",
-     "On Debian or Ubuntu: sudo apt install python3-venv. Elsewhere take Python from https://www.python.org/downloads/"),
+     "On Debian or Ubuntu: sudo apt install python{version}-venv. Elsewhere take Python from https://www.python.org/downloads/"),
+    ("operation not permitted: 'lib'",
+     "The folder {folder} lies on a disk that knows no links, which Python's environments need.",
+     "Move it to a disk that is formatted for Linux, for instance below your home folder, and start again."),
     ("read-only file system|permission denied|access is denied|errno 13|errno 30|winerror 5]",
      "The folder {folder} cannot be written to.",
      "Move it to a folder of your own, for instance below your home folder, and start again."),
@@ -77,5 +80,6 @@ def explained(text: str, place: Place, number: int | None = None) -> InstallErro
     sentence, remedy = next(row[1:] for row in TROUBLES if any(sign in text_and_number for sign in row[0].split("|")))
     last = (text.strip().splitlines() or ["no reason was given"])[-1]
     names = {"folder": place.folder, "need": SMALLEST_GB, "tag": python_tag(), "last": last}
+    names["version"] = f"{sys.version_info[0]}.{sys.version_info[1]}"  # the system's own, or one beside it
     story = f"\nThe whole story is in {place.log}" if place.log.is_file() else ""
     return InstallError(sentence.format(**names), remedy.format(**names) + story)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from fooocus.errors import MissingModel, ModelError
 from fooocus.models.catalogue import Kind as ModelKind
-from fooocus.models.scan import SUFFIX, match_name, no_such
+from fooocus.models.scan import SUFFIX, match_name, no_such, walk
 
 
 class Catalog:
@@ -69,12 +69,9 @@ class Catalog:
     def _files(self, kind: ModelKind) -> dict[str, Path]:
         files: dict[str, Path] = {}
         for folder in self.folders.get(kind, ()):
-            for directory, subfolders, names in os.walk(folder):
-                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-                for name in names:
-                    path = Path(directory, name)
-                    if path.suffix.lower() == SUFFIX and not name.startswith("."):
-                        files.setdefault(path.relative_to(folder).as_posix(), path)
+            for path in (Path(stamp.path) for stamp in walk(folder)):
+                if path.suffix.lower() == SUFFIX:
+                    files.setdefault(path.relative_to(folder).as_posix(), path)
         for name, path in self._placed().get(kind, {}).items():
             files.setdefault(name, path)
         return files

@@ -117,6 +117,8 @@ def choose_device(device: str = "auto", dtype: str = "auto", *, short_numbers: b
 
 def _best_device() -> tuple[torch.device, str]:
     if torch.cuda.is_available():
+        if why := _refusal(torch.device("cuda", 0)):
+            return torch.device("cpu"), f"there is a graphics card, but the installed torch cannot use it: {why}"
         return torch.device("cuda", 0), "the first graphics card"
     if torch.backends.mps.is_available():
         return torch.device("mps"), "Apple graphics"
@@ -125,6 +127,15 @@ def _best_device() -> tuple[torch.device, str]:
     if os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi"):
         return torch.device("cpu"), "there is an NVIDIA card, but the installed torch cannot use it: see FOOOCUS_TORCH"
     return torch.device("cpu"), "no graphics card was found"
+
+
+def _refusal(device: torch.device) -> str:
+    """Say why a card that is there cannot compute: torch may be built for newer ones, or for others; "" if it can."""
+    try:
+        torch.ones(2, 2, device=device).mm(torch.ones(2, 2, device=device)).sum().item()
+    except RuntimeError as error:
+        return "" if is_out_of_memory(error) else (str(error).strip().splitlines() or ["no reason was given"])[0]
+    return ""
 
 
 def _named_device(name: str) -> torch.device:

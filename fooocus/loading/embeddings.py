@@ -7,7 +7,6 @@ An ``embedding:name`` in a prompt is answered from the embedding folders. Files 
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from fooocus.errors import MismatchedModel, MissingModel, UnreadableModel, UnsupportedModel
 from fooocus.families.tokenizer import EMBEDDING_PREFIX
+from fooocus.models.scan import walk
 
 EncoderKind = Literal["l", "g"]
 """CLIP-L or OpenCLIP-G, the two text encoders of SDXL."""
@@ -118,12 +118,9 @@ class Embeddings:
     def _files(self) -> Iterator[tuple[Path, str]]:
         """List the files as (path, name below the folder without suffix), in a fixed order."""
         for folder in self.folders:
-            for parent, children, files in os.walk(folder):
-                children.sort()
-                for file in sorted(files):
-                    path = Path(parent, file)
-                    if path.suffix.casefold() in (_SUFFIX, *_REFUSED):
-                        yield path, path.relative_to(folder).with_suffix("").as_posix()
+            for path in (Path(stamp.path) for stamp in walk(folder)):
+                if path.suffix.casefold() in (_SUFFIX, *_REFUSED):
+                    yield path, path.relative_to(folder).with_suffix("").as_posix()
 
 
 def read_embedding(path: Path) -> Embedding:

@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ FOLDER = "page"
 SOURCE = Path(__file__).resolve().parents[1]
 _HOST = "page.invalid"  # stands where the address of the page belongs; no real address looks like it
 ORIGIN = f"http://{_HOST}"
+_WAYS_OUT = (
+    *(name for low in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for name in (low, low.upper())),
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
 _KEPT = 8  # pages of other settings; a person goes back and forth between few
 
 
@@ -70,8 +75,25 @@ def frontend() -> Path:
 
 def make(defaults: Request, *, models: bool) -> Compiled:
     """Build the page with Gradio."""
-    # Outside of a running event loop gradio makes several of its own and closes none.
-    return asyncio.run(_make(defaults, models))
+    with _without_ways_out():
+        # Outside of a running event loop gradio makes several of its own and closes none.
+        return asyncio.run(_make(defaults, models))
+
+
+@contextlib.contextmanager
+def _without_ways_out() -> Iterator[None]:
+    """Hide how this computer reaches the network.
+
+    Gradio prepares for it as it is imported, and a proxy of a kind it does not know, or certificates that are gone,
+    would be the end of it. The page needs no network.
+    """
+    hidden = {name: os.environ.pop(name) for name in _WAYS_OUT if name in os.environ}
+    os.environ["no_proxy"] = "*"
+    try:
+        yield
+    finally:
+        del os.environ["no_proxy"]
+        os.environ.update(hidden)
 
 
 async def _make(defaults: Request, models: bool) -> Compiled:

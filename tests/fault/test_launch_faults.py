@@ -129,7 +129,7 @@ def test_python_without_ensurepip_is_told(place: Place, monkeypatch: pytest.Monk
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InstallError, match="venv module is missing") as caught:
         prepare(place, CPU, run=Pip(place))
-    assert "apt install python3-venv" in caught.value.remedy
+    assert f"apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv" in caught.value.remedy
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])

@@ -136,7 +136,13 @@ def test_links_to_files_and_hidden_things(catalog: Catalog, folder: Path) -> Non
     (folder / "linked.safetensors").symlink_to(folder.parent / "secret.safetensors")
     (folder / ".cache").mkdir()
     (folder / ".cache" / "part.safetensors").touch()
-    assert "linked.safetensors" in catalog.names("checkpoint")
+    (folder.parent / "other disk").mkdir()
+    (folder.parent / "other disk" / "far.safetensors").touch()
+    (folder / "more").symlink_to(folder.parent / "other disk", target_is_directory=True)
+    (folder / "more" / "round").symlink_to(folder, target_is_directory=True)
+    names = catalog.names("checkpoint")
+    assert "linked.safetensors" in names and [name for name in names if "far" in name] == ["more/far.safetensors"]
+    assert catalog.resolve("checkpoint", "more/far") == folder / "more" / "far.safetensors"
     assert not any("part" in name for name in catalog.names("checkpoint"))
 
 

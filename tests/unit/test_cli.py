@@ -82,11 +82,14 @@ def test_left_out_means_the_first_fooocus_settings(capsys: Captured) -> None:
 
 
 def test_layers_lie_on_each_other(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The built-in settings, then the preset, then the config file, then what was asked for."""
+    """The built-in settings, then the config file, then the preset, then what was asked for."""
     load = cli.load_config
-    monkeypatch.setattr(cli, "load_config", lambda *given: dataclasses.replace(load(*given), request={"guidance": 5.0}))
+    monkeypatch.setattr(cli, "load_config", lambda *given: dataclasses.replace(load(*given), request=own))
+    own = {"guidance": 5.0, "base": "mine.safetensors"}
     (recipe,) = dry(capsys, "a fox", "--preset", "quality")
     assert (recipe.steps, recipe.guidance, recipe.sampler) == (60, 5.0, "dpmpp_2m_sde")
+    (recipe,) = dry(capsys, "a fox", "--preset", "pocket")
+    assert recipe.base == "pocket_base.safetensors", "asked for just now, whatever base the file names"
     (recipe,) = dry(capsys, "a fox", "--preset", "quality", "--guidance", "4")
     assert (recipe.steps, recipe.guidance) == (60, 4.0)
 
@@ -132,6 +135,8 @@ def test_wrong_use_is_a_sentence_and_code_2(arguments: list[str], told: str, cap
         (["genrate", "a fox"], "There is no command 'genrate'. Did you mean generate? Help: "),
         (["xyzzy"], "There is no command 'xyzzy'. Help: python launch.py --help"),
         (["--passwrod", "x"], "There is no option '--passwrod'. Did you mean --password? Help: "),
+        (["--model", "x"], "There is no option '--model'. Did you mean "),
+        (["generate", "a fox", "--styles", "x"], "There is no option '--styles'. Did you mean "),
         (["generate", "--stepz=3"], "There is no option '--stepz'. Did you mean --steps?"),
         (["generate", "--prot", "1"], "There is no option '--prot'. Did you mean --prompt or --port?"),
         (["generate", "--sede", "3", "a fox", "--dry-run"], "There is no option '--sede'. Did you mean --seed?"),

@@ -37,6 +37,12 @@ def test_a_broken_file_is_told(tmp_path: Path) -> None:
         load_config({}, {}, file)
 
 
+def test_a_mark_at_the_beginning_of_the_file_is_no_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"port": 7000}', encoding="utf-8-sig")  # as some editors save it
+    assert load_config({}, {}, file).port == 7000
+
+
 def test_listening_wants_a_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="password"):
         load_config({"listen": "yes"}, {}, tmp_path / "none.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def test_no_name_leads_elsewhere(folder: Path, name: str) -> None:
     save_file({"v": torch.ones(64)}, folder / "style" / "secret.safetensors")
     with pytest.raises(MissingModel):
         Embeddings((folder / "style", folder / "style" / "none")).find(name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_one_behind_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other disk").mkdir()
+    (tmp_path / "other disk" / "far.safetensors").touch()
+    (folder / "more").symlink_to(tmp_path / "other disk", target_is_directory=True)
+    assert Embeddings((folder,)).find("more/far") == folder / "more" / "far.safetensors"
 
 
 @pytest.mark.parametrize("name", ["old", "old.pt"])

@@ -333,6 +333,22 @@ def test_a_card_does_not_stand_still_for_every_preview(tmp_path: Path, monkeypat
         assert found == seen
 
 
+def test_a_card_that_torch_has_nothing_for_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "CUDA error: no kernel image is available for execution on the device\nand much more"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for error, taken in ((None, "cuda"), (RuntimeError(said), "cpu"), (torch.OutOfMemoryError("full"), "cuda")):
+
+        def ones(*shape: int, error: Exception | None = error, **where: object) -> torch.Tensor:
+            if error is not None:
+                raise error
+            return torch.zeros(shape)
+
+        monkeypatch.setattr(torch, "ones", ones)
+        chosen, reason = device._best_device()
+        assert chosen.type == taken
+        assert reason.endswith("cannot use it: " + said.split("\n")[0]) == (taken == "cpu")
+
+
 def test_numbers_of_amd_cards_say_nothing_of_data_centres(monkeypatch: pytest.MonkeyPatch) -> None:
     card = SimpleNamespace(major=10, minor=3, name="AMD Radeon RX 6800")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)

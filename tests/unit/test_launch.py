@@ -282,11 +282,15 @@ def test_every_package_is_pinned_with_a_reason() -> None:
 # --- what to tell
 
 
+OWN_VENV = f"apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv"  # python3-venv is for the system's own
+
+
 @pytest.mark.parametrize(
     ("text", "sentence", "remedy"),
     [
         ("ERROR: Could not install: [Errno 28] No space left on device", "The disk is full.", "Free 3 GB"),
-        ("The virtual environment was not created: ensurepip is not\navailable.", "venv module", "python3-venv"),
+        ("The virtual environment was not created: ensurepip is not\navailable.", "venv module", OWN_VENV),
+        ("Error: [Errno 1] Operation not permitted: 'lib' -> '/x/lib64'", "knows no links", "formatted for Linux"),
         ("OSError: [Errno 30] Read-only file system: '/x'", "cannot be written to", "Move it"),
         ("Failed to establish a new connection: refused\nERROR: No matching distribution", "no connection", "Internet"),
         ("WARNING: [Errno -3] Temporary failure in name resolution", "no connection", "Internet"),

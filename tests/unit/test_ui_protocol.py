@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -19,7 +20,7 @@ from fooocus.config import Config
 from fooocus.errors import StorageError
 from fooocus.request import Request
 from fooocus.ui.actions import ACTIONS, CONTROLS
-from fooocus.ui.compiled import FOLDER, ORIGIN, Compiled, compiled, load
+from fooocus.ui.compiled import FOLDER, ORIGIN, Compiled, _without_ways_out, compiled, load
 from fooocus.ui.controls import initial
 from fooocus.ui.files import STATIC, Files
 from fooocus.ui.server import build_app
@@ -237,3 +238,16 @@ def test_who_keeps_no_cookies_is_known_by_the_page_view(client: TestClient, page
     assert ask(client, page, "open", memory="")["me"] == "page-abc"
     client.get("/")  # which sets one
     assert ask(client, page, "open", memory="")["me"] == ""
+
+
+def test_the_page_is_made_whatever_way_out_the_computer_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of a kind that Gradio's library does not know, and certificates that are gone, end its import."""
+    monkeypatch.setenv("all_proxy", "socks://127.0.0.1:1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    before = dict(os.environ)
+    with pytest.raises((OSError, ValueError)):
+        httpx.Client()
+    with _without_ways_out():
+        httpx.Client().close()
+    assert dict(os.environ) == before
