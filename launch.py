@@ -52,15 +52,15 @@ def main(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # a folder's name may have letters that a redirected console has not
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     place = Place(Path(__file__).resolve().parent)
-    asked, arguments = take_option(arguments, "--torch")
+    given, arguments = take_option(arguments, "--torch")
     testing = arguments[:1] == ["test"]
     state = read_state(place)
     if arguments in (["--help"], ["-h"]) and "packages" not in state:  # nobody who asks for help waits minutes for it
         say(HELP)
         return 0
     try:
-        asked = asked or os.environ.get("FOOOCUS_TORCH", "") or state.get("asked", "")
-        prepare(place, choose_build(asked, state.get("torch", "")), with_tests=testing)
+        asked = given or os.environ.get("FOOOCUS_TORCH", "") or state.get("asked", "")
+        prepare(place, choose_build(asked, state.get("torch", "")), with_tests=testing, anew=bool(given))
         return run_tests(place, arguments[1:]) if testing else hand_over(place, arguments)
     except FooocusError as error:
         say(f"\n{error.sentence}\n{error.remedy}", to=sys.stderr)

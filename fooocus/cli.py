@@ -65,10 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_STOPPED
     except Exception as error:  # noqa: BLE001  # a broad catch: the last line of defence
         traceback.print_exc()
-        print(
-            f"The program made a mistake: {type(error).__name__}: {error}. Please report the lines above.",
-            file=sys.stderr,
-        )
+        told = f"The program made a mistake: {type(error).__name__}: {error}. Please report the lines above."
+        print(told, file=sys.stderr)
         return EXIT_FAILED
 
 
@@ -190,7 +188,7 @@ def _bench(arguments: list[str]) -> int:
     from fooocus.bench.options import add_options, read_options
     from fooocus.bench.report import markdown, save
 
-    parser = _Parser(prog="launch.py bench", description="Measure how fast this computer is.", allow_abbrev=False)
+    parser = _Parser(prog="launch.py bench", description="Measure how fast this computer is.")
     add_options(parser)
     _add_config_options(parser, ("models", "data", "device", "dtype", "fast", "extra_models"))
     parsed = parser.read(arguments)
@@ -256,12 +254,10 @@ def _tell_words(event: Event) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, where argparse would print all options above it.
-
-    To be made without ``allow_abbrev``: what is short for one option may be meant for another, as --model and --styles.
-    """
+    """Says what is wrong in one line, where argparse would print all options above it."""
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        self.allow_abbrev = False  # --model is meant for another option than --models
         parsed, left = self.parse_known_args(arguments)
         for word in sorted(left, key=lambda word: word[:1] != "-"):  # what follows an unknown option may be its value
             if word[:1] == "-":
@@ -284,7 +280,7 @@ def _help(prog: str) -> str:
 
 
 def _generate_parser() -> _Parser:
-    parser = _Parser(prog="launch.py generate", description="Make pictures without the page.", allow_abbrev=False)
+    parser = _Parser(prog="launch.py generate", description="Make pictures without the page.")
     parser.add_argument("text", nargs="?", metavar="PROMPT", help="what the picture shows")
     _add_request_options(parser)
     _add_config_options(parser)
@@ -299,7 +295,7 @@ def _models_parser(command: Literal["doctor", "fetch"]) -> _Parser:
         "doctor": "Say what this computer can do, and which model files are here.",
         "fetch": "Fetch the model files that are missing; copies on this disk are used.",
     }
-    parser = _Parser(prog=f"launch.py {command}", description=text[command], allow_abbrev=False)
+    parser = _Parser(prog=f"launch.py {command}", description=text[command])
     if command == "fetch":
         parser.add_argument("files", nargs="*", metavar="FILE", help="only these; left out: all that are missing")
     parser.add_argument("--preset", metavar="NAME", help="the preset whose models are meant")
@@ -314,7 +310,6 @@ def _page_parser() -> _Parser:
         prog="launch.py",
         description=f"Open the page. Other commands: {', '.join(_COMMANDS)}. "
         "Options of generate set what the page begins with.",
-        allow_abbrev=False,
     )
     _add_request_options(parser)
     _add_config_options(parser)

@@ -25,7 +25,9 @@ from typing import TextIO
 from fooocus.install.hardware import TORCH_INDEX, Build, answers, torch_folder
 from fooocus.install.troubles import SMALLEST_GB, InstallError, Place, explained, python_tag
 
-State = dict[str, str]  # finished steps: python, torch, asked, packages, tests -> what each was finished for
+# Finished steps: python, torch, pin, asked, packages, tests -> what each was finished for. Source: where torch is from.
+State = dict[str, str]
+ORDINARY = "ordinary index"  # the source of a torch that may be for other hardware
 Run = Callable[[list[str]], tuple[int, str]]  # a command -> its exit code and what it wrote to standard error
 
 
@@ -79,9 +81,15 @@ def digest(*files: Path) -> str:
 
 def wanted_state(place: Place, build: Build, *, with_tests: bool) -> State:
     """Return the state in which nothing is left to do; test tools belong to it only when tests are to run."""
-    wanted = {"python": python_tag(), "torch": build.name, "asked": build.asked}
+    wanted = {"python": python_tag(), "torch": build.name, "pin": torch_pin(place), "asked": build.asked}
     wanted["packages"] = digest(place.packages, place.security)
     return {**wanted, "tests": digest(place.test_tools)} if with_tests else wanted
+
+
+def torch_pin(place: Place) -> str:
+    """Return the version of torch that is to be installed, "" where none is."""
+    pin = re.search(r"^torch==(\S+)", place.packages.read_text(encoding="utf-8"), re.MULTILINE)
+    return pin[1] if pin else ""
 
 
 def is_ready(place: Place, wanted: State) -> bool:
@@ -153,10 +161,20 @@ def try_lock(descriptor: int) -> bool:
 # --- installing ----------------------------------------------------------------------------------------------------
 
 
-def prepare(place: Place, build: Build, *, with_tests: bool = False, run: Run | None = None) -> None:
-    """Bring `.venv` to the wanted state, doing only what is missing; raise InstallError where that cannot be done."""
+def prepare(
+    place: Place, build: Build, *, with_tests: bool = False, anew: bool = False, run: Run | None = None
+) -> None:
+    """Bring `.venv` to the wanted state, doing only what is missing; raise InstallError where that cannot be done.
+
+    With `anew`, where the build was asked for just now, a torch that could only be had from the ordinary index is tried
+    to be had from PyTorch's own again.
+    """
     try:
         wanted = wanted_state(place, build, with_tests=with_tests)
+        state = read_state(place)
+        if anew and state.get("source") == ORDINARY:
+            with alone(place):
+                write_state(place, {name: value for name, value in state.items() if name != "torch"})
         if is_ready(place, wanted):
             return
         with alone(place) as lock:
@@ -173,11 +191,13 @@ def install(place: Place, build: Build, wanted: Mapping[str, str], run: Run) -> 
         state = make_venv(place, run)
     if "packages" not in state:
         drop_damaged(place)
-    if state.get("torch") != wanted["torch"]:
+    # A new pin must not be left to the packages' own step: the ordinary index has no torch for most cards.
+    if state.get("torch") != wanted["torch"] or state.get("pin", wanted["pin"]) != wanted["pin"]:
         state.pop("packages", None)
         write_state(place, state)
-        install_torch(place, build, run, replace="torch" in state)
-    state.update(torch=wanted["torch"], asked=wanted["asked"])
+        replace = "torch" in state or state.get("source") == ORDINARY
+        state["source"] = install_torch(place, build, run, wanted["pin"], replace=replace)
+    state.update(torch=wanted["torch"], pin=wanted["pin"], asked=wanted["asked"])
     write_state(place, state)
     if state.get("packages") != wanted["packages"]:
         state.pop("packages", None)
@@ -221,33 +241,33 @@ def make_venv(place: Place, run: Run) -> State:
     return state
 
 
-def install_torch(place: Place, build: Build, run: Run, *, replace: bool) -> None:
-    """Install the pinned torch from PyTorch's own index, or from the ordinary one where that does not answer.
+def install_torch(place: Place, build: Build, run: Run, pin: str, *, replace: bool) -> str:
+    """Install torch from PyTorch's own index, or from the ordinary one where that does not answer; say which it was.
 
     A torch that satisfies the pin is kept, unless `replace` tells that it was installed for other hardware.
     """
-    pin = re.search(r"^torch==(\S+)", place.packages.read_text(encoding="utf-8"), re.MULTILINE)
     if not pin:
-        return
-    kept = [path.name for site in place.sites() for path in site.glob(f"torch-{pin[1]}*.dist-info")]
+        return ""
+    kept = [path.name for site in place.sites() for path in site.glob(f"torch-{pin}*.dist-info")]
     if kept and not replace:
         say(f"{kept[0].removesuffix('.dist-info')} is kept.")
-        return
+        return ""
     say(f"torch: {build.name} build, because {build.why}.")
     folder, remark = torch_folder(build.name)
     if remark:
         say(remark)
     options = ["--index-url", TORCH_INDEX + folder] if folder else []
     if folder and not answers(f"{TORCH_INDEX}{folder}/torch/"):
-        say(f"{TORCH_INDEX}{folder} does not answer; to try it again later, delete {place.venv}.")
+        say(f"{TORCH_INDEX}{folder} does not answer; to try it again later, start once with --torch {build.name}.")
         if kept:
             say(f"{kept[0].removesuffix('.dist-info')} is kept, which may be for other hardware.")
-            return
+            return ORDINARY
         say("The ordinary package index is used instead. Its torch may be for other hardware.")
         options = []
     if kept:
         pip(place, run, "uninstall", "--yes", "torch")  # a plain install would find the pin satisfied
-    pip(place, run, "install", pin[0], *options)
+    pip(place, run, "install", f"torch=={pin}", *options)
+    return ORDINARY if folder and not options else ""
 
 
 def pip(place: Place, run: Run, verb: str, *what: str) -> None:

@@ -81,7 +81,7 @@ def test_start_after_a_kill_at_any_step_finishes(place: Place, fatal: int, late:
         prepare(place, CPU, with_tests=True, run=Pip(place, fatal, late=late))
     prepare(place, CPU, with_tests=True, run=Pip(place))
     done = read_state(place)
-    assert set(done) == {"python", "torch", "asked", "packages", "tests"}
+    assert set(done) == {"python", "torch", "pin", "source", "asked", "packages", "tests"}
     third = Pip(place)
     prepare(place, CPU, with_tests=True, run=third)
     assert third.calls == []

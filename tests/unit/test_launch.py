@@ -211,6 +211,46 @@ def test_changed_pins_are_installed_and_torch_stays(place: Place) -> None:
     assert [call.split()[-1] for call in pip.calls] == ["requirements.txt", "requirements-security.txt"]
 
 
+def test_a_new_torch_comes_from_where_the_last_one_came_from(place: Place) -> None:
+    """From the ordinary index it would be for other hardware, and nobody would be told."""
+    prepare(place, CPU, run=Pip(place))
+    place.packages.write_text("torch==2.14.0  # networks\n")
+    pip = Pip(place)
+    prepare(place, CPU, run=pip)
+    assert pip.calls[0].endswith("torch==2.14.0 --index-url https://download.pytorch.org/whl/cpu")
+    assert pip.calls[1].endswith("-r requirements.txt")
+    prepare(place, CPU, run=pip)
+    assert len(pip.calls) == 3
+
+
+def test_a_state_of_before_pins_were_noted_costs_nothing(place: Place) -> None:
+    prepare(place, CPU, run=Pip(place))
+    state = environment.read_state(place)
+    environment.write_state(place, {name: value for name, value in state.items() if name not in ("pin", "source")})
+    pip = Pip(place)
+    prepare(place, CPU, run=pip)
+    assert pip.calls == [] and environment.read_state(place)["pin"] == "2.13.0"
+
+
+def test_a_torch_from_the_ordinary_index_is_replaced_when_its_build_is_asked_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = Build("cuda", "a card was found")
+    pip = Pip(place)
+    prepare(place, cuda, run=pip)
+    prepare(place, cuda, run=pip)
+    assert len(pip.calls) == 4, "it is used until somebody asks"
+    monkeypatch.setattr(environment, "answers", lambda url: True)
+    monkeypatch.setattr(environment, "torch_folder", lambda name: ("cu130", ""))
+    asked = Build("cuda", "it was asked for", "cuda")
+    prepare(place, asked, anew=True, run=pip)
+    assert "uninstall" in pip.calls[4]
+    assert pip.calls[5].endswith("torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130")
+    calls = len(pip.calls)
+    prepare(place, asked, anew=True, run=pip)
+    assert len(pip.calls) == calls, "it is the right one now"
+
+
 def test_new_card_replaces_torch(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(place, CPU, run=Pip(place))
     monkeypatch.setattr(environment, "answers", lambda url: True)
@@ -260,7 +300,7 @@ def test_choice_is_remembered(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
     assert read_state(place)["asked"] == "xpu"
     seen: list[Build] = []
     monkeypatch.setattr(launch, "Place", lambda folder: place)
-    monkeypatch.setattr(launch, "prepare", lambda place, build, with_tests: seen.append(build))
+    monkeypatch.setattr(launch, "prepare", lambda place, build, with_tests, anew: seen.append(build))
     monkeypatch.setattr(launch, "hand_over", lambda place, arguments: 0)
     monkeypatch.delenv("FOOOCUS_TORCH", raising=False)
     assert launch.main([]) == 0
@@ -317,7 +357,7 @@ def test_trouble_names_the_log_where_there_is_one(place: Place) -> None:
 def test_failing_pip_ends_with_code_2(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(place: Place, build: Build, with_tests: bool) -> None:
+    def fail(place: Place, build: Build, with_tests: bool, anew: bool) -> None:
         raise InstallError("The disk is full.", "Free some space.")
 
     monkeypatch.setattr(launch, "prepare", fail)
@@ -356,7 +396,7 @@ def test_help_before_the_first_start_installs_nothing(
 ) -> None:
     done: list[str] = []
     monkeypatch.setattr(launch, "Place", lambda folder: place)
-    monkeypatch.setattr(launch, "prepare", lambda place, build, with_tests: done.append("prepare"))
+    monkeypatch.setattr(launch, "prepare", lambda place, build, with_tests, anew: done.append("prepare"))
     monkeypatch.setattr(launch, "hand_over", lambda place, arguments: done.append(*arguments) or 0)
     assert launch.main([asked]) == 0 and done == []
     told = capsys.readouterr().out
