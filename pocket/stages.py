@@ -147,7 +147,7 @@ def train_base(plan: Plan, bench: Bench) -> None:
 
     modules = {"unet": unet, "text_l": text_l, "text_g": text_g}
     slower = {"text_l": plan.text_rate, "text_g": plan.text_rate}
-    train("base", modules, stage, bench, draw, loss_of, slower=slower, muon=("unet",))
+    train("base", modules, stage, bench, draw, loss_of, slower=slower)
 
 
 def text_stage(plan: Plan) -> str:
@@ -181,7 +181,7 @@ def train_refiner(plan: Plan, bench: Bench) -> None:
         square = _square(see, latents, noise, times, signal, context, pooled * kept[:, None], sizes).mean()
         return square, square.detach()
 
-    train("refiner", {"unet": unet}, stage, bench, draw, loss_of, muon=("unet",))
+    train("refiner", {"unet": unet}, stage, bench, draw, loss_of)
 
 
 def train_lora(plan: Plan, bench: Bench) -> None:

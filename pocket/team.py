@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,16 +47,6 @@ class Team:
         for gradient, mean in zip(gradients, flat[1:].split(sizes), strict=True):
             gradient.copy_(mean.view_as(gradient))
         return bool(flat[0] > 0)
-
-    def share(self, found: Sequence[Tensor | None], alike: Sequence[Tensor]) -> list[Tensor]:
-        """Return all of ``found``, each of which one process has where the others have None; ``alike`` gives shapes."""
-        if self.size == 1:
-            return [tensor for tensor in found if tensor is not None]
-        whole = (torch.zeros_like(a) if f is None else f for f, a in zip(found, alike, strict=True))
-        flat = torch.cat([tensor.flatten() for tensor in whole])
-        distributed.all_reduce(flat)
-        parts = flat.split([tensor.numel() for tensor in alike])
-        return [part.view_as(tensor) for part, tensor in zip(parts, alike, strict=True)]
 
     def any(self, yes: bool) -> bool:
         """Wait until all have come here, and return whether any of them says yes."""

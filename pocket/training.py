@@ -11,7 +11,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset
 
-from pocket.muon import Muon, is_matrix
 from pocket.networks import Stage
 from pocket.team import Team
 
@@ -114,7 +113,6 @@ def train(
     loss_of: Callable[..., tuple[Tensor, Tensor]],
     *,
     slower: Mapping[str, float] | None = None,
-    muon: Collection[str] = (),
 ) -> None:
     """Train ``modules`` in place until ``stage.steps`` and leave their averaged weights in them, in eval mode.
 
@@ -122,11 +120,15 @@ def train(
 
     ``draw(rng, progress)`` makes a step's tensors, on the processor and where ``bench.workers`` allows in processes of
     its own; ``loss_of`` gets them on the device and returns the loss and a number to tell. ``slower`` gives factors on
-    the learning rate by module; ``muon`` names those whose matrices :class:`pocket.muon.Muon` moves, and AdamW all the
-    rest. Resumes from the stage's file, saves to it every minute, at the end and before raising :class:`OutOfTime`.
+    the learning rate by module. Resumes from the stage's file, saves to it every minute, at the end and before raising
+    :class:`OutOfTime`.
     """
-    optimisers = _optimisers(modules, stage, bench, slower or {}, muon)
-    run = _Run(name, nn.ModuleDict(dict(modules)), optimisers, bench)
+    groups = [
+        {"params": [p for p in module.parameters() if p.requires_grad], "factor": (slower or {}).get(key, 1.0)}
+        for key, module in modules.items()
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    run = _Run(name, nn.ModuleDict(dict(modules)), optimiser, bench)
     run.resume(stage.steps)
     if run.step >= stage.steps:
         run.finish()
@@ -135,16 +137,15 @@ def train(
     steps = DataLoader(_Steps(name, run.step, stage.steps, draw), batch_size=None, num_workers=bench.workers)
     run.whole.train()
     for tensors in steps:
-        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
+        for group in optimiser.param_groups:
             group["lr"] = stage.rate * group["factor"] * rate_at(run.step / stage.steps, run.step)
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.device.type == "cuda"):
             loss, number = loss_of(*(bench.team.mine(t).to(bench.device, non_blocking=True) for t in tensors))
-        run.whole.zero_grad()
+        optimiser.zero_grad()
         loss.backward()
         over = bench.team.agree(run.whole.parameters(), time.time() >= bench.until)
         nn.utils.clip_grad_norm_(run.whole.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
+        optimiser.step()
         run.advance()
         if watch.look(name, run.step, number) or over:
             run.save()
@@ -153,29 +154,6 @@ def train(
     run.save()
     run.finish()
     bench.team.wait()
-
-
-def _optimisers(
-    modules: Mapping[str, nn.Module], stage: Stage, bench: Bench, slower: Mapping[str, float], muon: Collection[str]
-) -> list[torch.optim.Optimizer]:
-    """Return AdamW, and Muon if it is to move any module's matrices; a group a module, with its "factor"."""
-
-    def groups(matrices: bool) -> list[dict[str, Any]]:
-        return [
-            {
-                "params": [
-                    p for p in module.parameters() if p.requires_grad and (key in muon and is_matrix(p)) == matrices
-                ],
-                "factor": slower.get(key, 1.0),
-            }
-            for key, module in modules.items()
-        ]
-
-    adam = torch.optim.AdamW(groups(False), lr=stage.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    if not muon:
-        return [adam]
-    dtype = torch.bfloat16 if bench.quick or bench.device.type == "cuda" else torch.float32
-    return [adam, Muon(groups(True), lr=stage.rate, team=bench.team, dtype=dtype)]
 
 
 class _Steps(Dataset[tuple[Tensor, ...]]):
@@ -193,30 +171,23 @@ class _Steps(Dataset[tuple[Tensor, ...]]):
 
 
 class _Run:
-    """What a stage has reached: weights, their average, the optimisers' states, the number of steps."""
+    """What a stage has reached: weights, their average, the optimiser's state, the number of steps."""
 
-    def __init__(
-        self, name: str, whole: nn.ModuleDict, optimisers: Sequence[torch.optim.Optimizer], bench: Bench
-    ) -> None:
+    def __init__(self, name: str, whole: nn.ModuleDict, optimiser: torch.optim.Optimizer, bench: Bench) -> None:
         self.whole, self.step = whole, 0
-        self._path, self._device, self._optimisers = bench.path(name), bench.device, optimisers
+        self._path, self._device, self._optimiser = bench.path(name), bench.device, optimiser
         self._team = bench.team
         self._average = {key: value.detach().clone() for key, value in whole.state_dict().items()}
 
     def resume(self, steps: int) -> None:
-        """Take up what the stage's file holds, if there is one; optimisers only if some of ``steps`` are left."""
+        """Take up what the stage's file holds, if there is one; the optimiser's state if some of ``steps`` are left."""
         if not self._path.exists():
             return
         kept = torch.load(self._path, map_location=self._device)
         self.step, self._average = int(kept["step"]), kept["average"]
         self.whole.load_state_dict(kept["weights"])
-        if self.step >= steps:
-            return
-        states = kept.get("optimisers", ())
-        if len(states) != len(self._optimisers):
-            raise SystemExit(f"{self._path} was begun with other optimisers: delete it, and the stage begins anew")
-        for optimiser, state in zip(self._optimisers, states, strict=True):
-            optimiser.load_state_dict(state)
+        if self.step < steps:
+            self._optimiser.load_state_dict(kept["optimiser"])
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -233,7 +204,7 @@ class _Run:
         if not self._team.leads:
             return
         kept = {"step": self.step, "average": self._average, "weights": self.whole.state_dict()}
-        keep(kept | {"optimisers": [optimiser.state_dict() for optimiser in self._optimisers]}, self._path)
+        keep(kept | {"optimiser": self._optimiser.state_dict()}, self._path)
 
     def finish(self) -> None:
         """Put the averaged weights into the modules."""

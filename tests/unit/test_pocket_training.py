@@ -19,7 +19,6 @@ import torch
 from pocket.begin import begin, take_up
 from pocket.export import check, export
 from pocket.lora import OffsetLora
-from pocket.muon import SPREAD, Muon, is_matrix, orthogonal
 from pocket.networks import QUARTER, Stage, Unet, make_base, make_refiner, make_text, make_vae
 from pocket.samples import level_at
 from pocket.team import Team, run_team
@@ -34,8 +33,7 @@ def test_the_rate_rises_stays_and_falls() -> None:
     )
 
 
-@pytest.mark.parametrize("muon", (False, True))
-def test_a_training_in_pieces_is_the_training_in_one(tmp_path: Path, muon: bool) -> None:
+def test_a_training_in_pieces_is_the_training_in_one(tmp_path: Path) -> None:
     def trained(folder: Path, stops: int) -> torch.Tensor:
         folder.mkdir()
         for piece in range(stops + 1):
@@ -44,10 +42,10 @@ def test_a_training_in_pieces_is_the_training_in_one(tmp_path: Path, muon: bool)
             bench = Bench(folder, torch.device("cpu"), 0, until, lambda text: None)
 
             if piece == stops:
-                _train(net, bench, muon)
+                _train(net, bench)
             else:
                 with pytest.raises(OutOfTime):
-                    _train(net, bench, muon)
+                    _train(net, bench)
         return torch.cat([p.detach().flatten() for p in net.parameters()])
 
     whole, pieces = trained(tmp_path / "whole", 0), trained(tmp_path / "pieces", 3)
@@ -55,16 +53,15 @@ def test_a_training_in_pieces_is_the_training_in_one(tmp_path: Path, muon: bool)
     assert not torch.equal(whole, trained(tmp_path / "again", 0) + 1e-6)  # the comparison can fail
 
 
-def test_a_training_of_other_optimisers_is_not_taken_up_but_a_finished_one_is(tmp_path: Path) -> None:
+def test_a_finished_training_is_taken_up_without_its_optimiser(tmp_path: Path) -> None:
     bench = Bench(tmp_path, torch.device("cpu"), 0, 0.0, lambda text: None)
     with pytest.raises(OutOfTime):
-        _train(_net(), bench, muon=False)
-    with pytest.raises(SystemExit, match=r"net\.pt was begun with other optimisers: delete it"):
-        _train(_net(), bench, muon=True)
+        _train(_net(), bench)
     kept = torch.load(bench.path("net"))
+    del kept["optimiser"]
     keep(kept | {"step": 12}, bench.path("net"))
     net = _net()
-    _train(net, bench, muon=True)
+    _train(net, bench)
     assert all(torch.equal(value, kept["average"][f"net.{name}"]) for name, value in net.state_dict().items())
 
 
@@ -153,7 +150,7 @@ def _net() -> torch.nn.Sequential:
     return torch.nn.Sequential(torch.nn.Linear(20, 18), torch.nn.Linear(18, 18), torch.nn.Linear(18, 18))
 
 
-def _train(net: torch.nn.Module, bench: Bench, muon: bool) -> None:
+def _train(net: torch.nn.Module, bench: Bench) -> None:
     def draw(rng: np.random.Generator, progress: float) -> tuple[torch.Tensor, ...]:
         return (torch.from_numpy(rng.standard_normal((8, 20))).float(),)
 
@@ -161,46 +158,16 @@ def _train(net: torch.nn.Module, bench: Bench, muon: bool) -> None:
         loss = (net(x) - x[:, :18]).pow(2).mean()
         return loss, loss.detach()
 
-    train("net", {"net": net}, Stage(12, 8, 0.1), bench, draw, loss_of, muon=("net",) if muon else ())
-
-
-def test_muon_makes_all_directions_of_a_matrix_equally_long() -> None:
-    torch.manual_seed(2)
-    for rows, columns in ((16, 40), (40, 16), (24, 24)):
-        left, _, right = torch.linalg.svd(torch.randn(3, rows, columns), full_matrices=False)
-        lengths = torch.logspace(0, -1.5, left.shape[2])
-        for dtype, most in ((torch.float32, 1e-4), (torch.bfloat16, 0.15)):
-            even = orthogonal(((left * lengths) @ right).to(dtype))
-            assert even.dtype == torch.float32 and even.shape == (3, rows, columns)
-            inside = left.mT @ even @ right.mT
-            along = inside.diagonal(dim1=1, dim2=2)
-            assert float(along.min()) > 0.6 and float(along.max()) < 1.3
-            assert float((inside - along.diag_embed()).abs().max()) < most  # no direction turns into another
-
-
-def test_muon_steps_are_of_one_length_and_downhill() -> None:
-    torch.manual_seed(2)
-    assert not is_matrix(torch.zeros(32)) and not is_matrix(torch.zeros(4, 32, 3, 3))
-    weights = [torch.nn.Conv2d(24, 32, 3).weight, torch.nn.Linear(16, 160).weight, torch.nn.Linear(32, 32).weight]
-    before = [weight.detach().clone() for weight in weights]
-    for number, weight in enumerate(weights):
-        assert is_matrix(weight)
-        weight.grad = 10.0**-number * torch.randn_like(weight)
-    Muon(weights, lr=0.01, team=Team(), weight_decay=0.0).step()
-    moved = [weight.detach() - old for weight, old in zip(weights, before, strict=True)]
-    lengths = [float(way.pow(2).mean().sqrt()) for way in moved]
-    assert all(0.7 < length / (SPREAD * 0.01) < 1.15 for length in lengths)
-    assert all(float((way * weight.grad).sum()) < 0 for way, weight in zip(moved, weights, strict=True))
+    train("net", {"net": net}, Stage(12, 8, 0.1), bench, draw, loss_of)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("muon", (False, True))
-def test_two_processes_train_what_one_trains(tmp_path: Path, muon: bool) -> None:
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     found = []
     for size in (1, 2):
         folder = tmp_path / str(size)
         folder.mkdir()
-        assert run_team(size, functools.partial(_member, muon, folder)) == 0
+        assert run_team(size, functools.partial(_member, folder)) == 0
         average = torch.load(folder / "net.pt")["average"]
         found.append(torch.cat([value.flatten() for value in average.values()]))
     begun = torch.cat([value.flatten() for value in _net().state_dict().values()])
@@ -208,8 +175,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, muon: bool) -> None
     assert apart < way * 1e-4 and way > 0.1
 
 
-def _member(muon: bool, folder: Path, team: Team) -> int:
-    _train(_net(), Bench(folder, torch.device("cpu"), 0, math.inf, print, team), muon)
+def _member(folder: Path, team: Team) -> int:
+    _train(_net(), Bench(folder, torch.device("cpu"), 0, math.inf, print, team))
     return 0
 
 
