@@ -44,9 +44,10 @@ class Fast:
 
     ``keep_text``: the text's keys and values are computed once per prompt; the same bits. ``short_numbers``: the device
     may choose 16 bits where that is faster or smaller; otherwise float32. ``graphs``: CUDA graphs per network and size.
-    ``fp16_accumulation``: GeForce cards add up in half precision, which can be seen. ``cudnn_attention``: cuDNN's
-    attention before the others. ``batches``: pictures that differ in their seed only are advanced by the same calls of
-    a network, as many as memory has room for; the first is there later, and the last bits are others.
+    ``fp16_accumulation``: GeForce cards add up in half precision where that moves a network's answers little.
+    ``cudnn_attention``: cuDNN's attention before the others. ``batches``: pictures that differ in their seed only are
+    advanced by the same calls of a network, as many as memory has room for; the first is there later, and the last bits
+    are others.
     """
 
     keep_text: bool = True

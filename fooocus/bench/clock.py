@@ -91,7 +91,8 @@ class CallClock:
 class MemoryGauge:
     """The most memory in use while a block runs: of the process in main memory, and of torch on the device.
 
-    ``own_bytes`` is without the pages of mapped files; it and ``device_bytes`` stay ``None`` where nobody can tell.
+    ``own_bytes`` is without the pages of mapped files, ``card_bytes`` what all programs had of a card with what its
+    driver takes; those two and ``device_bytes`` stay ``None`` where nobody can tell.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -99,6 +100,7 @@ class MemoryGauge:
         self.main_bytes = 0
         self.own_bytes: int | None = None
         self.device_bytes: int | None = None
+        self.card_bytes: int | None = None
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -111,6 +113,9 @@ class MemoryGauge:
             self.main_bytes = max(self.main_bytes, found.rss)
             if hasattr(found, "shared"):
                 self.own_bytes = max(self.own_bytes or 0, found.rss - found.shared)
+            if self._device.type == "cuda":
+                free, whole = torch.cuda.mem_get_info(self._device)
+                self.card_bytes = max(self.card_bytes or 0, whole - free)
 
         def look() -> None:
             while not done.wait(_LOOK_SECONDS):

@@ -38,7 +38,8 @@ def save(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the whole table."""
     setting, machine = result["setting"], result["machine"]
-    peer = bool(result["peer"])
+    peer, floor = bool(result["peer"]), bool(result.get("floor"))
+    columns = ["diffusers", "ours / diffusers"] * peer + ["floor", "ours / floor"] * floor
     command = f"python launch.py bench {result.get('options', '')}".strip()
     lines = [
         f"# {_title(result)}",
@@ -50,8 +51,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         _conditions(setting),
         "",
-        f"| seconds | ours |{' diffusers | ours / diffusers |' if peer else ''}",
-        f"|---|---|{'---|---|' if peer else ''}",
+        f"| seconds | ours | {' | '.join(columns)}".rstrip(" |") + " |",
+        "|---" * (2 + len(columns)) + "|",
         *(_row(name, key, result) for name, key in _ROWS),
         "",
         "Each cell is the median and, in brackets, the least and the greatest. A step is one with prompt and negative "
@@ -62,6 +63,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         if peer
         else "Each cell is the median and, in "
         "brackets, the least and the greatest. The pause at the refiner is what its first step takes longer.",
+        *(("", _floor(result["floor"])) if floor else ()),
         "",
         *_beside(result),
         "",
@@ -88,8 +90,26 @@ def _row(name: str, key: str, result: Mapping[str, Any]) -> str:
         theirs = [_value(timing, key) for timing in result["peer"]] if key != "save" else []
         both = _known(ours) and _known(theirs)
         ratio = _median(ours) / _median(theirs) if both and key != "swap" and _median(theirs) > 0 else math.nan
-        cells += [_cell(theirs), f"{ratio:.2f}" if math.isfinite(ratio) else _NOT_MEASURED]
+        cells += [_cell(theirs), _ratio(ratio)]
+    if floor := result.get("floor"):
+        least = floor.get(key) or math.nan
+        cells += [_cell([least]), _ratio(_median(ours) / least if _known(ours) else math.nan)]
     return f"| {' | '.join(cells)} |"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else _NOT_MEASURED
+
+
+def _floor(floor: Mapping[str, Any]) -> str:
+    """Say what the floor is made of."""
+    rates = " and ".join(f"{rate / 1e12:.3g} in {name}" for name, rate in floor["rates"].items())
+    return (
+        f"The floor is what the arithmetic alone would take: {floor['operations'] / 1e12:.3g} tera-operations a "
+        f"picture, at the rate of large matrix products on this device in this run, {rates} (tera-operations a "
+        "second). What is above it is memory that is read and written between two operations, kernels that are "
+        "started and waited for, and convolutions that are slower than matrix products."
+    )
 
 
 def _value(timing: Mapping[str, Any], key: str) -> float:
@@ -116,7 +136,8 @@ def overhead(timing: Mapping[str, Any]) -> float:
 _MEMORIES = (
     ("main memory", "main_bytes"),
     ("main memory without pages of mapped files", "own_bytes"),
-    ("the device's memory", "device_bytes"),
+    ("the device's memory that torch had", "device_bytes"),
+    ("the whole card's memory, driver and other programs included", "card_bytes"),
 )
 
 
@@ -129,9 +150,10 @@ def _beside(result: Mapping[str, Any]) -> list[str]:
     rows += [(f"{role} UNet asked alone, s", _cell(seconds)) for role, seconds in result["bare_call_seconds"].items()]
     rows.append(("another weight of the LoRA, s", _cell(result["lora_change_seconds"])))
     rows += [(f"loading {name}, s", _cell(seconds)) for name, seconds in result["load_seconds"].items()]
+    apart = result.get("device_memory") or {}
     for name, key in _MEMORIES:
         for who, timings in (("ours", result["ours"]), ("diffusers", result["peer"])):
-            known = [timing[key] for timing in timings if timing.get(key)]
+            known = [timing[key] for timing in ([apart[who]] if who in apart else timings) if timing.get(key)]
             if known:
                 rows.append((f"most of {name}, {who}", _gib(max(known))))
     return ["| beside | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]

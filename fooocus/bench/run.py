@@ -25,6 +25,7 @@ import torch
 import transformers
 
 from fooocus.bench.clock import now
+from fooocus.bench.floor import Floor, measure_floor
 from fooocus.bench.kinds import kinds_of
 from fooocus.bench.layout import BASE, LORA, REFINER, Stored
 from fooocus.bench.options import BenchOptions, told_options
@@ -37,7 +38,7 @@ from fooocus.loading.memory import Memory
 from fooocus.models.computer import look, run_command
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import Styles
-from fooocus.request import Request, Size
+from fooocus.request import Recipe, Request, Size
 
 Tell = Callable[[str], object]
 
@@ -53,13 +54,14 @@ NEGATIVE = "blurry, text"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is measured: the machine, the files, and the request with its number of steps and the refiner's first."""
+    """What is measured: the machine, the files, the request and what it comes to: steps, and the refiner's first."""
 
     config: Config
     device: Device
     full: bool
     random: bool
     request: Request
+    recipe: Recipe
     steps: int
     switch: int
     runs: int
@@ -73,6 +75,7 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
     memory = Memory(setting.device)
     ours = Ours(setting.config, memory, setting.request)
     tell(f"Computing on {setting.device.reason}.")
+    floor = _floor(setting, memory)  # before the device is full
     tell("Loading and warming up.")
     ours.picture()
     beside = options.peer and keeps_everything(memory)
@@ -88,7 +91,8 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
         mine.append(ours.picture())
         if peer:
             theirs.append(peer.picture(setting.request, setting.steps, setting.switch))
-    bare, kinds = ({}, {}) if setting.smoke else _network(ours, memory)
+    most = _device_memory(ours, peer, setting) if setting.device.apart else {}
+    bare, kinds = ({}, {}) if setting.smoke else _network(_by_calls(ours, setting, memory), memory)
     changed = [] if setting.smoke else ours.change_lora(_LORA_WEIGHTS * max(1, setting.runs // 2))
     loads = [ours.load() for _ in range(min(setting.runs, 3))]
     return {
@@ -100,6 +104,8 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
         "setting": _told(setting, ours),
         "ours": [dataclasses.asdict(timing) for timing in mine],
         "peer": [dataclasses.asdict(timing) for timing in theirs],
+        "floor": floor and dataclasses.asdict(floor),
+        "device_memory": most,
         "bare_call_seconds": bare,
         "kinds_seconds": kinds,
         "load_seconds": {name: [load[name] for load in loads] for name in loads[0]},
@@ -110,6 +116,27 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
 def keeps_everything(memory: Memory) -> bool:
     """Say whether all networks are where they work at once, as the peer wants them."""
     return not memory.device.apart or (memory.plan is not None and memory.plan.text.way == "stays")
+
+
+def _floor(setting: Setting, memory: Memory) -> Floor | None:
+    """Measure what the arithmetic alone would take; the device is empty before and after."""
+    found = measure_floor(setting.recipe, setting.device.device, setting.device.dtype, memory.vae_dtype)
+    setting.device.release()
+    return found
+
+
+def _device_memory(ours: Ours, peer: Peer | None, setting: Setting) -> dict[str, dict[str, int | None]]:
+    """Return the most memory that a picture of each takes on the device.
+
+    From pictures of their own: torch keeps what it has freed, and one's store would be counted as the other's need; to
+    give it back before a picture that is timed would make it wait for new.
+    """
+    setting.device.release()
+    most = {"ours": ours.picture()}
+    if peer:
+        setting.device.release()
+        most["diffusers"] = peer.picture(setting.request, setting.steps, setting.switch)
+    return {who: {"device_bytes": timing.device_bytes, "card_bytes": timing.card_bytes} for who, timing in most.items()}
 
 
 def _setting(config: Config, options: BenchOptions, tell: Tell) -> Setting:
@@ -140,6 +167,7 @@ def _setting(config: Config, options: BenchOptions, tell: Tell) -> Setting:
         full and not options.files,
         files is None,
         request,
+        recipe,
         recipe.steps,
         recipe.steps if recipe.switch is None else recipe.switch,
         options.runs or runs,
@@ -155,6 +183,18 @@ def _own_files(config: Config) -> tuple[Path, ...] | None:
         for name, kind in places
     ]
     return tuple(path for path in found if path) if all(found) else None
+
+
+def _by_calls(ours: Ours, setting: Setting, memory: Memory) -> Ours:
+    """Return a contestant whose networks are called: a recorded graph is replayed, and nobody sees what it is asked."""
+    names = [name.strip() for name in setting.config.fast.split(",")]
+    if "graphs" not in names:
+        return ours
+    fast = ",".join(name for name in names if name != "graphs") or "auto"
+    plain = Ours(dataclasses.replace(setting.config, fast=fast), memory, setting.request)
+    for _ in range(2):  # the first is not looked at
+        plain.picture()
+    return plain
 
 
 def _network(ours: Ours, memory: Memory) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:

@@ -57,11 +57,22 @@ def ask(unet: nn.Module, inputs: Inputs) -> Tensor:
     )[0]
 
 
+class Recording(NamedTuple):
+    """What does some work again, the tensor that its result is found in each time, and the memory it keeps for itself.
+
+    In ``idle_bytes`` nothing lies between two replays, and yet nobody else may have them.
+    """
+
+    replay: Callable[[], object]
+    output: Tensor
+    idle_bytes: int = 0
+
+
 class Recorder(Protocol):
     """What records on a device. Raises ``RuntimeError`` where that is impossible."""
 
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-        """Record ``work``; return what does it again, and the tensor that its result is found in each time."""
+    def record(self, work: Callable[[], Tensor]) -> Recording:
+        """Record ``work``."""
 
 
 class CudaRecorder:
@@ -70,7 +81,7 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    def record(self, work: Callable[[], Tensor]) -> Recording:
         """Do the work once on a stream of its own, as recording demands, then record it."""
         # Streams belong to the present card, and what runs on another one's is not recorded.
         with torch.cuda.device(self._device):
@@ -83,15 +94,19 @@ class CudaRecorder:
             try:
                 # Other threads may ask the card for memory meanwhile, such as the lane that sends the next network.
                 with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    before = self._idle_bytes()  # only now: to begin gives back what torch had in store
                     output = work()
             finally:
                 torch.cuda.set_stream(here)  # a recording that fails leaves its own behind
-        return graph.replay, output
+        return Recording(graph.replay, output, max(0, self._idle_bytes() - before))
+
+    def _idle_bytes(self) -> int:
+        return torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
 
 
 @dataclass(eq=False)
 class _Recorded:
-    """A graph with the tensors it reads and the one it writes.
+    """A graph with the tensors it reads.
 
     ``told`` is the context that its text now stands for, None where its layers may have other weights by now.
     """
@@ -99,8 +114,7 @@ class _Recorded:
     inputs: Inputs
     texts: list[attention.TextMemory]
     told: Tensor | None
-    replay: Callable[[], object]
-    output: Tensor
+    recording: Recording
 
 
 _PLACE = "_fooocus_replays"  # where a network carries its graphs
@@ -121,6 +135,12 @@ def release(unet: nn.Module) -> None:
         found.drop()
 
 
+def idle_bytes(unet: nn.Module) -> int:
+    """Return the memory in which nothing lies and that yet only the graphs of a network may use."""
+    found = unet.__dict__.get(_PLACE)
+    return found.idle_bytes if isinstance(found, Replays) else 0
+
+
 class Replays:
     """One UNet's graphs. Call it like :func:`ask`, inside of ``torch.no_grad()``."""
 
@@ -131,6 +151,11 @@ class Replays:
         self._calls: dict[tuple[object, ...], int] = {}
         self._recorded: OrderedDict[tuple[object, ...], _Recorded] = OrderedDict()
         self.broken = False
+
+    @property
+    def idle_bytes(self) -> int:
+        """What all graphs keep for themselves."""
+        return sum(recorded.recording.idle_bytes for recorded in self._recorded.values())
 
     def renew(self) -> None:
         """Drop all graphs unless every parameter is where it was; to be called when a run begins.
@@ -165,8 +190,8 @@ class Replays:
             recorded.told = inputs.context
         for name in ("x", "timestep", "pooled", "size_ids"):
             getattr(recorded.inputs, name).copy_(getattr(inputs, name))
-        recorded.replay()
-        return recorded.output.clone()
+        recorded.recording.replay()
+        return recorded.recording.output.clone()
 
     def _network(self) -> nn.Module:
         unet = self._unet()
@@ -183,7 +208,7 @@ class Replays:
         try:
             ask(unet, own)  # the layers now know the keys and values of this very context
             texts = attention.remembered(unet, own.context)
-            replay, output = self._recorder.record(functools.partial(ask, unet, own))
+            recording = self._recorder.record(functools.partial(ask, unet, own))
         except RuntimeError as error:
             logging.getLogger("fooocus.families").warning("no graph could be recorded: %s", error)
             self.broken = True
@@ -191,5 +216,5 @@ class Replays:
             return None
         while len(self._recorded) >= KEPT:
             self._recorded.popitem(last=False)
-        self._recorded[shapes] = _Recorded(own, texts, inputs.context, replay, output)
+        self._recorded[shapes] = _Recorded(own, texts, inputs.context, recording)
         return self._recorded[shapes]

@@ -21,9 +21,14 @@ class Clearing:
 
     def clear(self, wanted: int) -> None:
         """Send networks home until ``wanted`` bytes are free, as far as the device can tell and there are any."""
-        free = self._device.free_bytes()
+        free = self.free_bytes()
         while free is not None and free < wanted and self._send_oldest_home():
-            free = self._device.free_bytes()
+            free = self.free_bytes()
+
+    def free_bytes(self) -> int | None:
+        """Return what is free on the device, without what graphs keep for themselves; None where nobody can tell."""
+        free = self._device.free_bytes()
+        return None if free is None else free - sum(held.idle_bytes for held in self._held.values())
 
     def place(self, held: Held, work_bytes: int) -> None:
         """Have a network whole on the device, and ``work_bytes`` free beside it; others leave until it fits.

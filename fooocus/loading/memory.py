@@ -225,7 +225,7 @@ class Memory:
     def expect(self, path: Path, role: Role, kind: Kind) -> None:
         """Say that a network is wanted soon: as much of it as there is room for begins to travel beside the work."""
         berth, plan = self._berth(role, kind), self.plan
-        free = self.device.free_bytes()
+        free = self._clearing.free_bytes()
         if plan is None or free is None or not self.device.apart or berth.way not in ("streams", "takes turns"):
             return
         if not self._hurries:

@@ -113,6 +113,11 @@ class Held:
         return ahead + (self.stream.device_bytes if self.stream is not None and self.settled else 0)
 
     @property
+    def idle_bytes(self) -> int:
+        """What its recorded graphs keep on the device beside that, with nothing in it."""
+        return graphs.idle_bytes(self.network.module)
+
+    @property
     def private_bytes(self) -> int:
         """The main memory that it takes beside its file's pages."""
         if self.stream is not None:

@@ -361,7 +361,7 @@ class Engine:
             placed.enter_context(interruptible(unet, watch.check, marks_on(self._device.device)))
             placed.callback(attention.forget, unet)
             placed.enter_context(self._fast.arithmetic(unet, recipe.size))
-            ask = self._fast.ask(unet, travels=self._memory.travels(role))
+            ask = self._fast.ask(unet, travels=self._memory.travels(role), notice=watch.notice)
             together = self._memory.plan is None or self._memory.plan.together
             predict = predictor(unet, prompts, sizes, guided=recipe.guidance != 1, together=together, ask=ask)
             return denoiser(predict, table, architecture.prediction, recipe.guidance)

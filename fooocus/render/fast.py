@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fooocus.config import Fast
 from fooocus.families import attention
 from fooocus.families.graphs import Ask, CudaRecorder, Recorder, ask, replays_of
+from fooocus.render.half_sums import HalfSums
 from fooocus.request import Size
 
 # cuDNN's attention first where it can; torch tries the next one where it cannot.
@@ -40,6 +41,7 @@ class FastPath:
     def __init__(self, fast: Fast, device: torch.device, recorder: Recorder | None = None) -> None:
         self._fast = fast
         self._device = device
+        self._half_sums = HalfSums() if fast.fp16_accumulation and device.type == "cuda" else None
         self._recorder = recorder or (CudaRecorder(device) if device.type == "cuda" else None)
 
     @contextmanager
@@ -54,18 +56,18 @@ class FastPath:
                 torch.set_num_threads(1)
             if self._fast.cudnn_attention and self._device.type == "cuda":
                 stack.enter_context(sdpa_kernel(_CUDNN_FIRST, set_priority=True))
-            if self._fast.fp16_accumulation and self._device.type == "cuda":
-                before = torch.backends.cuda.matmul.allow_fp16_accumulation
-                stack.callback(_accumulate, half=before)
-                _accumulate(half=True)
             yield
 
-    def ask(self, unet: nn.Module, *, travels: bool = False) -> Ask:
-        """Return how to ask a UNet in the run that begins now.
-
-        Nothing is recorded of one whose weights travel: at a replay its places would hold other weights.
-        """
+    def ask(
+        self, unet: nn.Module, *, travels: bool = False, notice: Callable[[str], object] = lambda text: None
+    ) -> Ask:
+        """Return how to ask a UNet in the run that begins now; ``notice`` hears what a person may want to know."""
         attention.keep_text(unet, keeps=self._fast.keep_text)
+        asked = self._recorded(unet, travels=travels)
+        return asked if self._half_sums is None else self._half_sums.over(unet, asked, notice)
+
+    def _recorded(self, unet: nn.Module, *, travels: bool) -> Ask:
+        """Nothing is recorded of one whose weights travel: at a replay its places would hold other weights."""
         if not self._fast.graphs or self._recorder is None or travels or not self._is_here(unet):
             return functools.partial(ask, unet)
         replays = replays_of(unet, self._recorder)
@@ -81,7 +83,3 @@ def _is_little(unet: nn.Module, size: Size) -> bool:
     """Say whether a step is too short to be shared among threads."""
     weights = sum(parameter.numel() for parameter in unet.parameters())
     return weights * (size.width // 8) * (size.height // 8) < _ALONE_BELOW
-
-
-def _accumulate(*, half: bool) -> None:
-    torch.backends.cuda.matmul.allow_fp16_accumulation = half

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import mmap
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from fooocus import cli
-from fooocus.bench import weights
+from fooocus.bench import floor, weights
 from fooocus.bench.clock import CallClock, MemoryGauge
 from fooocus.bench.kinds import REST, grouped, kind_of
 from fooocus.bench.layout import BASE, LORA, REFINER, published, reduced
@@ -27,7 +28,10 @@ from fooocus.loading.limits import Limits
 from fooocus.loading.memory import Memory
 from fooocus.loading.tensors import TensorFile
 from fooocus.memory.plan import GIB, Steps
-from fooocus.request import Size
+from fooocus.models.work import decoder_work, unet_work
+from fooocus.prompt.plan import plan
+from fooocus.prompt.styles import Styles
+from fooocus.request import Request, Size
 from tests import tiny as tiny_files
 from tests.fakes.fake_card import fake_card
 from tests.tiny import tiny_folder
@@ -43,6 +47,7 @@ TIMING: dict[str, Any] = {
     "picture": 12.5,
     "main_bytes": 2**30,
     "device_bytes": None,
+    "card_bytes": None,
 }
 
 
@@ -52,6 +57,7 @@ def test_a_short_run_measures_both_and_writes_table_and_json(
     folder = tiny_folder()
     files = [str(folder / f"tiny_{name}.safetensors") for name in ("base", "refiner", "offset_lora")]
     command = ["bench", "--files", *files, "--size", "64x64", "--steps", "3", "--runs", "1", "--device", "cpu"]
+    command += ["--fast", "graphs"]  # of which a processor has none, but what belongs to them is done
     assert cli.main([*command, "--out", str(tmp_path / "tables"), "--data", str(tmp_path / "data"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     (ours,), (peer,) = result["ours"], result["peer"]
@@ -60,9 +66,14 @@ def test_a_short_run_measures_both_and_writes_table_and_json(
         assert all(0 < inside <= step for inside, step in zip(timing["calls"], timing["steps"], strict=True))
         assert timing["picture"] >= sum(timing["steps"]) + timing["text"] + timing["decode"]
         assert timing["main_bytes"] > 2**26
+    assert result["bare_call_seconds"].keys() == {"base", "refiner"}
     assert result["kinds_seconds"].keys() == {"base", "refiner", "vae"}
     assert result["kinds_seconds"]["base"]["attention"] > 0 < result["kinds_seconds"]["vae"]["convolution"]
-    assert result["options"] == "--device cpu --size 64x64 --steps 3 --runs 1 --files"
+    least = result["floor"]
+    assert least["base"] > 0 < least["decode"]
+    assert least["picture"] == pytest.approx(2 * least["base"] + least["refiner"] + least["decode"])
+    assert result["device_memory"] == {}, "the processor has none apart"
+    assert result["options"] == "--device cpu --fast graphs --size 64x64 --steps 3 --runs 1 --files"
     assert len(result["lora_change_seconds"]) == 2 and result["load_seconds"]["refiner unet"][0] > 0
     (table,) = (tmp_path / "tables").glob("*.md")
     assert table.read_text(encoding="utf-8") == markdown(result)
@@ -126,6 +137,16 @@ def test_the_table_says_medians_ratios_and_what_is_not_the_network() -> None:
     others = {"load": 0.1, "load_at_end": 5.5}  # of which two are our own threads
     assert "Other programs" not in text
     assert "(load 3.5)" in markdown(result | {"machine": result["machine"] | others})  # type: ignore[operator]
+    known = {"picture": 6.5, "base": 0.55, "refiner": 0.0, "decode": 0.5, "operations": 4.2e14}
+    least = markdown(result | {"floor": known | {"rates": {"bfloat16": 6e14}}})
+    assert "| a picture | 13.0 (12.5 to 13.5) | 26.0 | 0.50 | 6.50 | 2.00 |" in least
+    assert "| a step of the refiner | 2.10 (2.10 to 2.10) | 2.10 | 1.00 | – | – |" in least
+    assert "420 tera-operations a picture" in least and "600 in bfloat16 (tera-operations a second)" in least
+    assert "floor" not in text
+    apart = {"ours": {"device_bytes": 2**31, "card_bytes": 3 * 2**30}, "diffusers": {"device_bytes": None}}
+    card = markdown(result | {"device_memory": apart, "ours": [TIMING | {"device_bytes": 2**40}]})
+    assert "| most of the device's memory that torch had, ours | 2.0 GiB |" in card and "1024" not in card
+    assert "| most of the whole card's memory, driver and other programs included, ours | 3.0 GiB |" in card
     alone = markdown(result | {"peer": []})
     assert "diffusers |" not in alone and "| a picture | 13.0 (12.5 to 13.5) |" in alone
 
@@ -179,7 +200,45 @@ def test_the_peer_is_left_out_where_not_all_networks_have_room(tiny: Path) -> No
         assert keeps_everything(memory) == kept
 
 
-def test_the_gauge_sees_what_was_given_back_again() -> None:
+def test_the_floor_is_the_work_over_the_devices_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SDXL's own numbers: 13.29 and 14.31 tera-operations a step, 10.3 for decoding (counted on the networks)."""
+    rates = {torch.bfloat16: 8e14, torch.float32: 1e14}
+    monkeypatch.setattr(floor, "product_rate", lambda device, dtype: rates[dtype])
+    shapes = {name: published(name)[0] for name in (BASE, REFINER)}
+    works = {name: (unet_work(found), decoder_work(found)) for name, found in shapes.items()}
+    monkeypatch.setattr(floor.Counter, "_work", lambda self, name: works[name])
+    asked = {"size": Size(1152, 896), "steps": 30, "switch": 21, "base": BASE, "refiner": REFINER}
+    request = Request(prompt="x", seed=1, styles=(), **asked)  # type: ignore[arg-type]
+    for sampler, times in (("dpmpp_2m_sde", 1.0), ("heun", 59 / 30)):
+        (recipe,) = plan(dataclasses.replace(request, sampler=sampler), Styles({}))
+        found = floor.measure_floor(recipe, CPU, torch.bfloat16, torch.float32)
+        assert found is not None
+        assert found.base == pytest.approx(times * 13.29e12 / 8e14, rel=0.01)
+        assert found.refiner == pytest.approx(times * 14.31e12 / 8e14, rel=0.01)
+        assert found.decode == pytest.approx(10.298e12 / 1e14, rel=0.01)
+        assert found.rates == {"bfloat16": 8e14, "float32": 1e14}
+    monkeypatch.setattr(floor.Counter, "_work", lambda self, name: None)
+    assert floor.measure_floor(recipe, CPU, torch.bfloat16, torch.float32) is None
+
+
+def test_a_rate_is_measured_as_the_pictures_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floor, "_SIDE_ON_PROCESSOR", 256)
+    assert 1e8 < floor.product_rate(CPU, torch.float32) < 1e14
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_the_gauge_sees_the_whole_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([900, 400, 700])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (next(free, 900), 1000))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 500)
+    gauge = MemoryGauge(torch.device("cuda"))
+    with gauge.on():
+        time.sleep(0.2)
+    assert (gauge.device_bytes, gauge.card_bytes) == (500, 600)
+
+
+def test_the_gauge_sees_what_what_was_given_back_again() -> None:
     gauge = MemoryGauge(CPU)
     with gauge.on():
         before = gauge.main_bytes

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from fooocus.config import Config, read_fast
+from fooocus.families.graphs import Inputs
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import Styles
 from fooocus.render.engine import Engine
@@ -57,6 +60,43 @@ def test_the_threads_are_given_back_whatever_happens() -> None:
     assert torch.get_num_threads() == 3
 
 
+class Adding(nn.Module):
+    """A network whose answer is off by ``error`` where matrix products add up in half precision."""
+
+    def __init__(self, error: float) -> None:
+        super().__init__()
+        self.error, self.asked = error, []
+
+    def forward(self, x: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
+        half = torch.backends.cuda.matmul.allow_fp16_accumulation
+        self.asked.append(half)
+        return (x * (1 + self.error) if half else x,)
+
+
+@pytest.mark.parametrize(("error", "kept"), [(0.004, True), (0.02, False), (math.inf, False), (math.nan, False)])
+def test_sums_in_half_precision_are_kept_where_they_hardly_move_the_answer(error: float, kept: bool) -> None:
+    path = FastPath(read_fast("fp16-accumulation"), torch.device("cuda"), recorder=object())  # type: ignore[arg-type]
+    unet, said = Adding(error), []
+    inputs = [Inputs(*[torch.ones(2, 4, side, 8)] * 5) for side in (8, 8, 8, 16)]
+    for run in range(2):
+        ask = path.ask(unet, notice=said.append)
+        answers = [ask(one)[0, 0, 0, 0].item() for one in inputs]
+        known = [1 + error if kept else 1.0]
+        assert answers == pytest.approx([1.0, *known * 2, 1.0] if run == 0 else known * 4)
+    looked = [False, True]  # both ways, once for each size
+    assert unet.asked == [*looked, kept, kept, *looked, *[kept] * 4]
+    assert len(said) == (0 if kept else 2)
+    assert not torch.backends.cuda.matmul.allow_fp16_accumulation
+
+
+def test_other_devices_and_settings_do_not_add_up_in_half_precision() -> None:
+    for fast, device in (("fp16-accumulation", "cpu"), ("auto", "cuda")):
+        unet = Adding(0.001)
+        ask = FastPath(read_fast(fast), torch.device(device), recorder=object()).ask(unet)  # type: ignore[arg-type]
+        ask(Inputs(*[torch.ones(1, 4, 8, 8)] * 5))
+        assert unet.asked == [False]
+
+
 def test_base_and_refiner_of_a_miniature_both_work_alone(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,12 +104,12 @@ def test_base_and_refiner_of_a_miniature_both_work_alone(
     seen: list[int] = []
     ask = engine._fast.ask
 
-    def watched(unet: nn.Module, *, travels: bool) -> object:
+    def watched(unet: nn.Module, **given: Any) -> object:
         def note(*_: object) -> None:
             seen.append(torch.get_num_threads())
 
         unet.register_forward_pre_hook(note)
-        return ask(unet, travels=travels)
+        return ask(unet, **given)
 
     monkeypatch.setattr(engine._fast, "ask", watched)
     request = Request(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fooocus.config import FAST_EXTRAS, Config, Fast, load_config, read_fast
 from fooocus.errors import ConfigError
 from fooocus.families import attention, graphs
-from fooocus.families.graphs import KEPT, WARM_CALLS, Inputs, Replays, ask, replays_of
+from fooocus.families.graphs import KEPT, WARM_CALLS, Inputs, Recording, Replays, ask, replays_of
 from fooocus.loading import device
 from fooocus.loading.checkpoint import open_checkpoint
 from fooocus.loading.memory import Memory
@@ -41,10 +41,11 @@ class FakeRecorder:
         self.recorded = 0
         self.replayed = 0
         self.fails = False
+        self.keeps_bytes = 0
         processors = (getattr(module, "processor", None) for unet in unets for module in unet.modules())
         self._layers = [layer for layer in processors if isinstance(layer, attention.CachingAttention)]
 
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    def record(self, work: Callable[[], Tensor]) -> Recording:
         if self.fails:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         self.recorded += 1
@@ -60,7 +61,7 @@ class FakeRecorder:
             for layer, now in zip(self._layers, before, strict=True):
                 layer._known = now
 
-        return replay, output
+        return Recording(replay, output, self.keeps_bytes)
 
 
 @pytest.fixture
@@ -256,12 +257,30 @@ def test_graphs_leave_with_the_weights_they_were_recorded_with(tiny: Path, tmp_p
     with memory.use(tiny / BASE, "base", "unet") as unet:
         graphs = replays_of(unet, FakeRecorder())
     (recorded,) = graphs._recorded.values()
-    output = weakref.ref(recorded.output)
+    output = weakref.ref(recorded.recording.output)
     del recorded
     engine.leave_card()
     gc.collect()
     assert not graphs._recorded and output() is None
     assert torch.equal(engine.render(recipe).latents, wanted) and graphs._recorded, "and it is recorded again"
+
+
+def test_what_graphs_keep_for_themselves_is_nobody_elses(tiny: Path, tmp_path: Path) -> None:
+    """Another network that needs the room gets it by sending the recorded one away, not by running out of memory."""
+    card = fake_card(64 * 2**20)
+    memory = Memory(card)
+    engine = Engine(Config(outputs=tmp_path, data=tmp_path), memory=memory, previews=False)
+    recorder = FakeRecorder()
+    recorder.keeps_bytes = 10 * 2**20
+    engine._fast = FastPath(read_fast("graphs"), torch.device("cpu"), recorder)
+    request = Request(styles=(), seed=3, size=Size(64, 64), steps=4, base=str(tiny / BASE), refiner="none", loras=())
+    engine.render(plan(request, Styles({}))[0])
+    with memory.use(tiny / BASE, "base", "unet") as unet:
+        replays = replays_of(unet, recorder)
+    free = memory._clearing.free_bytes()
+    assert card.free_bytes() - free == replays.idle_bytes == 10 * 2**20  # type: ignore[operator]
+    memory._clearing.clear(free + 1)  # type: ignore[operator]
+    assert not replays._recorded and memory._clearing.free_bytes() == card.free_bytes()
 
 
 @torch.no_grad()
@@ -376,16 +395,23 @@ def test_recording_happens_on_the_card_that_computes_and_leaves_no_stream_behind
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: here)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: within("stream", stream))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, capture_error_mode: within("graph", graph))
     monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: told.append(stream))
+    # Of the 50 that torch has of the card 30 are in use; recording takes 100 more, of which 60 are free at its end.
+    reserved, allocated = iter([50, 150, 50]), iter([30, 70, 30])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: next(reserved))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: next(allocated))
     calls: list[int] = []
 
     def work() -> torch.Tensor:
         calls.append(1)
-        if len(calls) > 1:
+        if len(calls) == 4:
             raise RuntimeError("not while recording")
         return torch.zeros(1)
+
+    assert graphs.CudaRecorder(torch.device("cuda", 1)).record(work).idle_bytes == 60
+    told.clear()
 
     with pytest.raises(RuntimeError, match="not while recording"):
         graphs.CudaRecorder(torch.device("cuda", 1)).record(work)
