@@ -60,7 +60,19 @@ def read_state(place: Place) -> State:
         state = json.loads(place.state.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return state if isinstance(state, dict) and place.python.exists() else {}
+    return state if isinstance(state, dict) else {}
+
+
+def starts(place: Place) -> bool:
+    """Tell whether the Python that `.venv` was made by is where it was, without starting it.
+
+    It is not when it was removed, or lay in this folder and the folder was moved.
+    """
+    try:
+        home = re.search(r"^home *= *(.+)$", (place.venv / "pyvenv.cfg").read_text(encoding="utf-8"), re.MULTILINE)
+    except (OSError, ValueError):
+        return False
+    return place.python.exists() and home is not None and any(Path(home[1].strip()).glob("python*"))
 
 
 def write_state(place: Place, state: State) -> None:
@@ -95,7 +107,7 @@ def torch_pin(place: Place) -> str:
 def is_ready(place: Place, wanted: State) -> bool:
     """Tell whether `.venv` has all that is wanted; one made by another fitting Python is as good."""
     state = read_state(place)
-    if any(state.get(step) != value for step, value in wanted.items() if step != "python"):
+    if any(state.get(step) != value for step, value in wanted.items() if step != "python") or not starts(place):
         return False
     return state.get("python") == wanted["python"] or tag_of(place) == state.get("python")
 
@@ -188,7 +200,7 @@ def install(place: Place, build: Build, wanted: Mapping[str, str], run: Run) -> 
     """Do the steps that the state does not vouch for, and note each one that is done."""
     state = read_state(place)
     if not state or tag_of(place) != state.get("python"):
-        state = make_venv(place, run)
+        state = rejoined(place, state, run) or make_venv(place, run)
     if "packages" not in state:
         drop_damaged(place)
     # A new pin must not be left to the packages' own step: the ordinary index has no torch for most cards.
@@ -212,6 +224,20 @@ def install(place: Place, build: Build, wanted: Mapping[str, str], run: Run) -> 
         write_state(place, state)
     place.log.unlink(missing_ok=True)  # some 25 MB that only a failure makes interesting
     shutil.rmtree(place.temporary, ignore_errors=True)
+
+
+def rejoined(place: Place, state: State, run: Run) -> State:
+    """Join `.venv` to this Python where the one that made it is gone and was of the same kind; the packages stay.
+
+    Return the state, none where that is not possible.
+    """
+    if starts(place) or state.get("python") != python_tag():
+        return {}
+    say(f"The Python of {place.venv} is gone or was moved; this one takes its place.")
+    for dead in place.python.parent.glob("python*"):
+        dead.unlink()  # or it would be taken for a live one and be left as it is
+    code, _ = run([sys.executable, "-m", "venv", "--without-pip", str(place.venv)])
+    return state if code == 0 and tag_of(place) == python_tag() else {}
 
 
 def make_venv(place: Place, run: Run) -> State:

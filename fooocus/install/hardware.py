@@ -23,7 +23,11 @@ TORCH_FOLDERS = {"cuda": "cu130", "cu126": "cu126", "rocm": "rocm7.2", "xpu": "x
 CUDA_13_DRIVER = 580  # first driver branch that runs CUDA 13 (NVIDIA's compatibility table)
 CUDA_13_CAPABILITY = 7.5  # Turing; older cards are only in the CUDA 12.6 build (PyTorch's CUDA support matrix)
 CUDA_12_LAST_CAPABILITY = 9.0  # Hopper; newer cards are not in the CUDA 12.6 build (the same matrix)
+# What its ROCm 7.2 build is made for (.ci/docker/manywheel/build.sh in its sources): not the small graphics within most
+# processors, nor most cards between the large ones.
+ROCM_CARDS = re.compile(r"gfx(90[068a]|942|950|1030|110[0-3]|115[01]|120[01])")
 DISPLAY_ADAPTERS = r"SYSTEM\CurrentControlSet\Control\Class\{4d36e968-e325-11ce-bfc1-08002be10318}"  # Windows' registry
+ROCM_OVERRIDE = "HSA_OVERRIDE_GFX_VERSION"  # ROCm's own variable: take a card for another one
 PROBE_SECONDS = 5.0
 
 Ask = Callable[[list[str]], str]  # a command -> what it printed, "" where it failed
@@ -59,8 +63,11 @@ def linux_build(root: Path) -> Build:
     nvidia = root / "proc/driver/nvidia/gpus"  # one entry for each card; absent under WSL, which brings its own tool
     if (nvidia.is_dir() and any(nvidia.iterdir())) or (root / "usr/lib/wsl/lib/nvidia-smi").exists():
         return Build("cuda", "an NVIDIA card was found")
-    if (root / "dev/kfd").exists():
-        return Build("rocm", "an AMD card was found (/dev/kfd)")
+    amd = amd_cards(root)
+    if (root / "dev/kfd").exists() and (
+        not amd or any(map(ROCM_CARDS.fullmatch, amd)) or os.environ.get(ROCM_OVERRIDE)
+    ):
+        return Build("rocm", f"an AMD card was found ({', '.join(amd) or '/dev/kfd'})")
     for device in sorted(root.glob("sys/class/drm/card*/device")):
         vendor = device / "vendor"
         if not vendor.is_file() or vendor.read_text(encoding="ascii").strip() != "0x8086":
@@ -68,7 +75,25 @@ def linux_build(root: Path) -> Build:
         # Older integrated graphics sit on PCI bus 0 and have no XPU support; the `xe` driver marks the newer ones.
         if (device / "driver").resolve().name == "xe" or not device.resolve().name.startswith("0000:00:"):
             return Build("xpu", "an Intel card was found")
+    if amd:
+        related = any(card.startswith("gfx103") for card in amd)
+        hint = f", unless {ROCM_OVERRIDE}=10.3.0 makes it take gfx1030's" if related else ""
+        return Build("cpu", f"PyTorch has nothing for the AMD graphics that were found ({', '.join(amd)}){hint}")
     return Build("cpu", "no card that PyTorch supports was found")
+
+
+def amd_cards(root: Path) -> list[str]:
+    """Return AMD's graphics as ROCm names them, such as gfx1100; none where the kernel is too old to say."""
+    names = []
+    for file in sorted(root.glob("sys/class/kfd/kfd/topology/nodes/*/properties")):
+        try:
+            text = file.read_text(encoding="ascii", errors="replace")
+        except OSError:
+            continue  # not everybody may read it
+        found = re.search(r"^gfx_target_version (\d+)$", text, re.MULTILINE)
+        if found and (number := int(found[1])):  # processors have 0
+            names.append(f"gfx{number // 10000}{number // 100 % 100}{number % 100:x}")
+    return names
 
 
 def windows_build() -> Build:

@@ -139,9 +139,14 @@ def choose_device(device: str = "auto", dtype: str = "auto", *, short_numbers: b
 
 def _best_device() -> tuple[torch.device, str]:
     if torch.cuda.is_available():
-        if why := _refusal(torch.device("cuda", 0)):
-            return torch.device("cpu"), f"there is a graphics card, but the installed torch cannot use it: {why}"
-        return torch.device("cuda", 0), "the first graphics card"
+        # The first may be the small graphics within a processor.
+        cards = [torch.device("cuda", number) for number in range(max(1, torch.cuda.device_count()))]
+        refusals = []
+        for card in cards:
+            refusals.append(_refusal(card))
+            if not refusals[-1]:
+                return card, "the first graphics card" if card is cards[0] else "the first that torch can use"
+        return torch.device("cpu"), f"there is a graphics card, but the installed torch cannot use it: {refusals[0]}"
     if torch.backends.mps.is_available():
         return torch.device("mps"), "Apple graphics"
     if hasattr(torch, "xpu") and torch.xpu.is_available():

@@ -368,6 +368,25 @@ def test_a_card_that_torch_has_nothing_for_is_not_taken(monkeypatch: pytest.Monk
         assert reason.endswith("cannot use it: " + said.split("\n")[0]) == (taken == "cpu")
 
 
+def test_the_first_card_that_computes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AMD's processors bring small graphics of their own, which torch has nothing for and may list first."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(device, "_refusal", lambda card: "no kernel image" if card.index == 0 else "")
+    assert device._best_device() == (torch.device("cuda", 1), "the first that torch can use")
+    monkeypatch.setattr(device, "_refusal", lambda card: f"no kernel image on {card.index}")
+    chosen, reason = device._best_device()
+    assert chosen.type == "cpu" and reason.endswith("cannot use it: no kernel image on 0")
+
+
+def test_a_card_that_is_asked_for_must_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="device 'meta' cannot be used here"):
+        device.choose_device("meta")
+    monkeypatch.setattr(device, "_refusal", lambda card: "no kernel image is available")
+    with pytest.raises(ConfigError, match="device 'cpu' cannot be used here: no kernel image"):
+        device.choose_device("cpu")
+
+
 def test_numbers_of_amd_cards_say_nothing_of_data_centres(monkeypatch: pytest.MonkeyPatch) -> None:
     card = SimpleNamespace(major=10, minor=3, name="AMD Radeon RX 6800")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)

@@ -94,6 +94,26 @@ def test_amd_card_gets_rocm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("numbers", "override", "name", "why"),
+    [
+        ((0, 110000), "", "rocm", "an AMD card was found (gfx1100)"),
+        ((0, 100306, 90010), "", "rocm", "an AMD card was found (gfx1036, gfx90a)"),
+        ((0, 90012), "", "cpu", "PyTorch has nothing for the AMD graphics that were found (gfx90c)"),
+        ((0, 100301), "", "cpu", "unless HSA_OVERRIDE_GFX_VERSION=10.3.0 makes it take gfx1030's"),
+        ((0, 100301), "10.3.0", "rocm", "an AMD card was found (gfx1031)"),
+    ],
+)
+def test_amd_graphics_that_torch_has_nothing_for_get_no_rocm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...], override: str, name: str, why: str
+) -> None:
+    monkeypatch.setenv(hardware.ROCM_OVERRIDE, override)
+    nodes = "sys/class/kfd/kfd/topology/nodes"
+    files = [f"{nodes}/{i}/properties=simd_count 4\ngfx_target_version {n}\n" for i, n in enumerate(numbers)]
+    build = choose_build("", root=machine(tmp_path, "dev/kfd=", *files), system="linux")
+    assert build.name == name and build.why.endswith(why)
+
+
+@pytest.mark.parametrize(
     ("address", "driver", "name"),
     [("0000:03:00.0", "i915", "xpu"), ("0000:00:02.0", "xe", "xpu"), ("0000:00:02.0", "i915", "cpu")],
     ids=["Arc card", "new integrated", "old integrated"],
@@ -285,6 +305,45 @@ def test_environment_somebody_else_made_is_completed(place: Place) -> None:
     prepare(place, CPU, run=pip)
     assert pip.calls[0].endswith("-m ensurepip --default-pip")
     assert (place.venv / "theirs").exists()
+
+
+def lost(place: Place) -> None:
+    """Leave `.venv` as it is where the Python that made it was moved: on Windows it is there and does not start."""
+    text = (place.venv / "pyvenv.cfg").read_text(encoding="utf-8")
+    (place.venv / "pyvenv.cfg").write_text(re.sub("(?m)^home = .*$", "home = /nowhere/bin", text), encoding="utf-8")
+    place.python.unlink()
+    place.python.symlink_to("/nowhere/bin/python3")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the Python is a link")
+def test_an_environment_whose_python_was_moved_keeps_its_packages(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pip = Pip(place)
+    prepare(place, CPU, run=pip)
+    (place.sites()[0] / "theirs").touch()
+    lost(place)
+    del pip.calls[:]
+    prepare(place, CPU, run=pip)
+    assert pip.calls == ["-m venv --without-pip .venv"]
+    assert (place.sites()[0] / "theirs").exists() and environment.tag_of(place) == environment.python_tag()
+    assert "was moved; this one takes its place" in capsys.readouterr().out
+    prepare(place, CPU, run=pip)
+    assert len(pip.calls) == 1, "and that is that"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the Python is a link")
+def test_an_environment_of_another_python_that_is_gone_is_made_anew(place: Place) -> None:
+    pip = Pip(place)
+    prepare(place, CPU, run=pip)
+    state = read_state(place)
+    environment.write_state(place, state | {"python": "cpython-3.1-abacus"})
+    (place.sites()[0] / "theirs").touch()
+    lost(place)
+    del pip.calls[:]
+    prepare(place, CPU, run=pip)
+    assert pip.calls[0] == "-m venv .venv" and len(pip.calls) == 4
+    assert not (place.sites()[0] / "theirs").exists()
 
 
 def test_environment_of_another_fitting_python_is_used(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
