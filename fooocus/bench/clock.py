@@ -74,11 +74,18 @@ class CallClock:
         return sum(end - begin for begin, end in pairs)
 
     def _begin(self, network: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if self._recording():
+            return
         self.last[network] = arguments, named
         self._begins.append(self._mark())
 
     def _end(self, network: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
-        self._ends.append(self._mark())
+        if not self._recording():
+            self._ends.append(self._mark())
+
+    def _recording(self) -> bool:
+        """Say whether a graph is recorded now: a mark in it would have no time."""
+        return self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def _mark(self) -> Any:
         if self._device.type == "cuda":
@@ -91,12 +98,14 @@ class CallClock:
 class MemoryGauge:
     """The most memory in use while a block runs: of the process in main memory, and of torch on the device.
 
-    ``own_bytes`` is without the pages of mapped files, ``card_bytes`` what all programs had of a card with what its
-    driver takes; those two and ``device_bytes`` stay ``None`` where nobody can tell.
+    ``own_bytes`` is without the pages of mapped files. ``card_bytes`` is what all programs had of a card, with what its
+    driver takes; the driver is asked for it only with ``whole_card``, as that is no work for a time that is measured.
+    Those two and ``device_bytes`` stay ``None`` where nobody can tell.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, whole_card: bool = False) -> None:
         self._device = device
+        self._whole_card = whole_card and device.type == "cuda"
         self.main_bytes = 0
         self.own_bytes: int | None = None
         self.device_bytes: int | None = None
@@ -113,7 +122,7 @@ class MemoryGauge:
             self.main_bytes = max(self.main_bytes, found.rss)
             if hasattr(found, "shared"):
                 self.own_bytes = max(self.own_bytes or 0, found.rss - found.shared)
-            if self._device.type == "cuda":
+            if self._whole_card:
                 free, whole = torch.cuda.mem_get_info(self._device)
                 self.card_bytes = max(self.card_bytes or 0, whole - free)
 
@@ -121,7 +130,7 @@ class MemoryGauge:
             while not done.wait(_LOOK_SECONDS):
                 note()
 
-        self.main_bytes, self.own_bytes = 0, None
+        self.main_bytes, self.own_bytes, self.card_bytes = 0, None, None
         note()
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)

@@ -1,7 +1,7 @@
 """The least time that a picture's arithmetic can take here: its operations, counted, at the device's own best rate.
 
-The rate is that of large matrix products in the same number format, measured in the same run: what the maker's figure
-would be on this very device, at the clock that its cooling and its neighbours leave. Whatever is no arithmetic (reading
+The rate is that of large matrix products in the same number format, measured in the same run, at the best of a few
+moments: what the maker's figure would be on this very device. Whatever is no arithmetic (reading
 and writing memory between two operations, starting kernels, waiting for Python) is what lies between floor and truth.
 """
 
@@ -14,11 +14,12 @@ import torch
 
 from fooocus.bench.clock import now
 from fooocus.models.measuring import Counter
+from fooocus.render.half_sums import adding_up
 from fooocus.request import Recipe
 
-# Sides of the square matrices: large enough for full speed, small enough for a second of measuring.
+# Sides of the square matrices: large enough for full speed, small enough for seconds of measuring on slow devices too.
 _SIDE_ON_CARD, _SIDE_ON_PROCESSOR = 8192, 1024
-_TRIES = 12
+_TRIES = 12  # a matter of taste: the first few choose kernels and wake the device, and one that is undisturbed will do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +37,18 @@ class Floor:
     rates: Mapping[str, float]
 
 
-def measure_floor(recipe: Recipe, device: torch.device, dtype: torch.dtype, decoded_in: torch.dtype) -> Floor | None:
+def measure_floor(
+    recipe: Recipe, device: torch.device, dtype: torch.dtype, decoded_in: torch.dtype, *, half_sums: bool = False
+) -> Floor | None:
     """Measure the rates and return the floor of a recipe's picture, sampled in ``dtype`` and ``decoded_in`` another.
 
-    ``None`` where its files cannot be counted.
+    With ``half_sums`` float16 adds up in half precision. ``None`` where the recipe's files cannot be counted.
     """
     work = Counter([], outside=None).count(recipe)
     if work is None:
         return None
-    rates = {kind: product_rate(device, kind) for kind in {dtype, decoded_in}}
+    with adding_up(half=half_sums):
+        rates = {kind: product_rate(device, kind) for kind in {dtype, decoded_in}}
     sampling, decoding = rates[dtype], rates[decoded_in]
     base = work.base_steps * work.base_operations
     refiner = work.refiner_steps * work.refiner_operations

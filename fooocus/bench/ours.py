@@ -37,7 +37,7 @@ class Timing:
     """One picture. ``steps`` are the seconds of each step, ``calls`` those of them spent inside the UNets; ``switch``
     is the first step of the refiner. The first step of a network also brings it to the device. ``own_bytes`` of the
     ``main_bytes`` of main memory are no pages of mapped files, which the system may take back at any time.
-    ``device_bytes`` is what torch had of the device's memory, ``card_bytes`` what everybody had of the card's.
+    ``device_bytes`` is what torch had of the device's memory.
     """
 
     text: float
@@ -50,7 +50,6 @@ class Timing:
     main_bytes: int
     own_bytes: int | None
     device_bytes: int | None
-    card_bytes: int | None
 
 
 class Ours:
@@ -177,5 +176,4 @@ def _timing(told: Sequence[tuple[Event, float, float]], began: float, gauge: Mem
         main_bytes=gauge.main_bytes,
         own_bytes=gauge.own_bytes,
         device_bytes=gauge.device_bytes,
-        card_bytes=gauge.card_bytes,
     )

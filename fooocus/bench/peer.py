@@ -105,7 +105,6 @@ class Peer:
             main_bytes=gauge.main_bytes,
             own_bytes=gauge.own_bytes,
             device_bytes=gauge.device_bytes,
-            card_bytes=gauge.card_bytes,
         )
 
     def _pipelines(self) -> tuple[Any, Any]:

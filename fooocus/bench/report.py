@@ -107,8 +107,8 @@ def _floor(floor: Mapping[str, Any]) -> str:
     return (
         f"The floor is what the arithmetic alone would take: {floor['operations'] / 1e12:.3g} tera-operations a "
         f"picture, at the rate of large matrix products on this device in this run, {rates} (tera-operations a "
-        "second). What is above it is memory that is read and written between two operations, kernels that are "
-        "started and waited for, and convolutions that are slower than matrix products."
+        "second). What is above it: memory that is read and written between two operations, kernels that are started "
+        "and waited for, convolutions that are slower than matrix products; of a picture also its texts and its file."
     )
 
 
@@ -153,7 +153,8 @@ def _beside(result: Mapping[str, Any]) -> list[str]:
     apart = result.get("device_memory") or {}
     for name, key in _MEMORIES:
         for who, timings in (("ours", result["ours"]), ("diffusers", result["peer"])):
-            known = [timing[key] for timing in ([apart[who]] if who in apart else timings) if timing.get(key)]
+            found = [apart[who]] if key in apart.get(who, {}) else timings
+            known = [timing[key] for timing in found if timing.get(key)]
             if known:
                 rows.append((f"most of {name}, {who}", _gib(max(known))))
     return ["| beside | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]

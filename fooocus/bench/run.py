@@ -24,7 +24,7 @@ import diffusers
 import torch
 import transformers
 
-from fooocus.bench.clock import now
+from fooocus.bench.clock import MemoryGauge, now
 from fooocus.bench.floor import Floor, measure_floor
 from fooocus.bench.kinds import kinds_of
 from fooocus.bench.layout import BASE, LORA, REFINER, Stored
@@ -91,7 +91,7 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
         mine.append(ours.picture())
         if peer:
             theirs.append(peer.picture(setting.request, setting.steps, setting.switch))
-    most = _device_memory(ours, peer, setting) if setting.device.apart else {}
+    most = _device_memory(ours, peer, setting, memory) if setting.device.device.type == "cuda" else {}
     bare, kinds = ({}, {}) if setting.smoke else _network(_by_calls(ours, setting, memory), memory)
     changed = [] if setting.smoke else ours.change_lora(_LORA_WEIGHTS * max(1, setting.runs // 2))
     loads = [ours.load() for _ in range(min(setting.runs, 3))]
@@ -120,23 +120,29 @@ def keeps_everything(memory: Memory) -> bool:
 
 def _floor(setting: Setting, memory: Memory) -> Floor | None:
     """Measure what the arithmetic alone would take; the device is empty before and after."""
-    found = measure_floor(setting.recipe, setting.device.device, setting.device.dtype, memory.vae_dtype)
+    device, half_sums = setting.device, read_fast(setting.config.fast).fp16_accumulation
+    found = measure_floor(setting.recipe, device.device, device.dtype, memory.vae_dtype, half_sums=half_sums)
     setting.device.release()
     return found
 
 
-def _device_memory(ours: Ours, peer: Peer | None, setting: Setting) -> dict[str, dict[str, int | None]]:
+def _device_memory(ours: Ours, peer: Peer | None, setting: Setting, memory: Memory) -> dict[str, dict[str, int | None]]:
     """Return the most memory that a picture of each takes on the device.
 
-    From pictures of their own: torch keeps what it has freed, and one's store would be counted as the other's need; to
-    give it back before a picture that is timed would make it wait for new.
+    From pictures of their own: torch keeps what it has freed, and one's store or its recorded graphs would be counted
+    as the other's need; to give it back before a picture that is timed would make it wait for new.
     """
-    setting.device.release()
-    most = {"ours": ours.picture()}
+    ways: dict[str, Callable[[], object]] = {"ours": ours.picture}
     if peer:
-        setting.device.release()
-        most["diffusers"] = peer.picture(setting.request, setting.steps, setting.switch)
-    return {who: {"device_bytes": timing.device_bytes, "card_bytes": timing.card_bytes} for who, timing in most.items()}
+        ways["diffusers"] = functools.partial(peer.picture, setting.request, setting.steps, setting.switch)
+    most = {}
+    for who, picture in ways.items():
+        memory.make_room()
+        gauge = MemoryGauge(setting.device.device, whole_card=True)
+        with gauge.on():
+            picture()
+        most[who] = {"device_bytes": gauge.device_bytes, "card_bytes": gauge.card_bytes}
+    return most
 
 
 def _setting(config: Config, options: BenchOptions, tell: Tell) -> Setting:

@@ -12,6 +12,7 @@ library underneath is ``tokenizers`` itself and not the ``CLIPTokenizer`` of tra
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -36,7 +37,10 @@ LONG_WORD = 8
 """A word of this many tokens is split between windows; a shorter one moves into the next window (original's rule)."""
 
 EMBEDDING_PREFIX = "embedding:"
-"""What marks a word as the name of a textual-inversion embedding."""
+"""What marks a word as the name of a textual-inversion embedding, in small or in capital letters."""
+
+# Phones begin a text with a capital letter, and people leave out the space behind a comma.
+_EMBEDDING = re.compile(f"(,*)({EMBEDDING_PREFIX}[^,]+)", re.IGNORECASE)
 
 _PIECE = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -124,19 +128,19 @@ def windows(segments: Sequence[Segment], word_ids: Callable[[str], Sequence[int]
 
 
 def words(text: str) -> Iterator[str]:
-    """Split text into words at spaces and line ends; commas behind an embedding's name are a word of their own."""
+    """Split text into words at spaces and line ends, and embeddings' names from the commas around them."""
     for word in text.replace("\n", " ").split(" "):
-        name = word.rstrip(",")
-        if embedding_name(name):
-            yield name
-            word = word[len(name) :]
-        if word:
-            yield word
+        rest = word
+        while found := _EMBEDDING.match(rest):
+            yield from filter(None, found.groups())
+            rest = rest[found.end() :]
+        if rest:
+            yield rest
 
 
 def embedding_name(word: str) -> str:
     """Return the name that an ``embedding:name`` asks for, or an empty string for any other word."""
-    return word.removeprefix(EMBEDDING_PREFIX) if word.startswith(EMBEDDING_PREFIX) else ""
+    return word[len(EMBEDDING_PREFIX) :] if word.casefold().startswith(EMBEDDING_PREFIX) else ""
 
 
 def _window(ids: list[int], weights: list[float], pad_id: int) -> Window:

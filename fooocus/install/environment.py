@@ -1,7 +1,7 @@
 """Make `.venv`: the pinned packages and the torch that fits this machine, resumable at any moment.
 
 `.venv/launch.json` is the memory. It names the steps that are done: the next start takes up an interrupted one, and a
-start that finds everything done reads three small files. Read `prepare`, then `install`.
+start that finds everything done reads a few small files. Read `prepare`, then `install`.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ def tag_of(place: Place) -> str:
 
 
 def read_state(place: Place) -> State:
-    """Return the steps that are done; none where that is not known."""
+    """Return the steps that are done; none where that is not known, or another kind of Python did them and is gone."""
     try:
         state = json.loads(place.state.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return state if isinstance(state, dict) else {}
+    usable = isinstance(state, dict) and (state.get("python") == python_tag() or starts(place))
+    return state if usable else {}
 
 
 def starts(place: Place) -> bool:
@@ -70,9 +71,9 @@ def starts(place: Place) -> bool:
     """
     try:
         home = re.search(r"^home *= *(.+)$", (place.venv / "pyvenv.cfg").read_text(encoding="utf-8"), re.MULTILINE)
+        return place.python.exists() and home is not None and any(Path(home[1].strip()).glob("python*"))
     except (OSError, ValueError):
         return False
-    return place.python.exists() and home is not None and any(Path(home[1].strip()).glob("python*"))
 
 
 def write_state(place: Place, state: State) -> None:
@@ -107,9 +108,9 @@ def torch_pin(place: Place) -> str:
 def is_ready(place: Place, wanted: State) -> bool:
     """Tell whether `.venv` has all that is wanted; one made by another fitting Python is as good."""
     state = read_state(place)
-    if any(state.get(step) != value for step, value in wanted.items() if step != "python") or not starts(place):
+    if any(state.get(step) != value for step, value in wanted.items() if step != "python"):
         return False
-    return state.get("python") == wanted["python"] or tag_of(place) == state.get("python")
+    return (state.get("python") == wanted["python"] and starts(place)) or tag_of(place) == state.get("python")
 
 
 def drop_damaged(place: Place) -> None:

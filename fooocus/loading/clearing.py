@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fooocus.errors import DeviceOutOfMemory
+from fooocus.families import graphs
 from fooocus.loading.device import Device
 from fooocus.loading.placement import Held, place_whole, send_home, settle
 from fooocus.memory.plan import Berth
@@ -20,15 +21,29 @@ class Clearing:
         self._device, self._held = device, held
 
     def clear(self, wanted: int) -> None:
-        """Send networks home until ``wanted`` bytes are free, as far as the device can tell and there are any."""
-        free = self.free_bytes()
-        while free is not None and free < wanted and self._send_oldest_home():
-            free = self.free_bytes()
+        """Drop graphs and send networks home until ``wanted`` bytes are free, as far as the device can tell and there
+        are any."""
+        while (free := self.free_bytes()) is not None and free < wanted:
+            if not self._drop_oldest_graphs() and not self._send_oldest_home():
+                return
 
     def free_bytes(self) -> int | None:
-        """Return what is free on the device, without what graphs keep for themselves; None where nobody can tell."""
+        """Return what is free on the device; None where nobody can tell.
+
+        What graphs of resting networks keep for themselves is not; those of one in use keep it for its own work.
+        """
         free = self._device.free_bytes()
-        return None if free is None else free - sum(held.idle_bytes for held in self._held.values())
+        if free is None:
+            return None
+        return free - sum(held.idle_bytes for held in self._held.values() if not held.users)
+
+    def drop_graphs(self) -> bool:
+        """Let go of all recorded graphs; return whether that gave memory back."""
+        found = [held for held in self._held.values() if held.idle_bytes]
+        for held in found:
+            graphs.release(held.network.module)
+        self._device.release()
+        return bool(found)
 
     def place(self, held: Held, work_bytes: int) -> None:
         """Have a network whole on the device, and ``work_bytes`` free beside it; others leave until it fits.
@@ -61,6 +76,14 @@ class Clearing:
             found = True
         self._device.release()
         return found
+
+    def _drop_oldest_graphs(self) -> bool:
+        recorded = [held for held in self._held.values() if held.idle_bytes and not held.users]
+        if not recorded:
+            return False
+        graphs.release(min(recorded, key=lambda held: held.used).network.module)
+        self._device.release()
+        return True
 
     def _send_oldest_home(self) -> bool:
         resting = [held for held in self._held.values() if held.placed and not held.users]

@@ -102,7 +102,7 @@ _FULL = (
 
 
 def _pin_no_more_than_asked() -> None:
-    """Let torch pin exactly the main memory that is asked for, and give it back at once when it is freed.
+    """Let torch pin exactly the main memory that is asked for, and not keep it when it is freed.
 
     It rounds up to powers of two otherwise, so that a parcel of 20 MiB takes 32: two fifths more for SDXL's refiner.
     Only through a private name can it be told once it is imported; without it the memory is merely larger.
@@ -145,7 +145,7 @@ def _best_device() -> tuple[torch.device, str]:
         for card in cards:
             refusals.append(_refusal(card))
             if not refusals[-1]:
-                return card, "the first graphics card" if card is cards[0] else "the first that torch can use"
+                return card, "the first graphics card" if card is cards[0] else f"the first that works: {refusals[0]}"
         return torch.device("cpu"), f"there is a graphics card, but the installed torch cannot use it: {refusals[0]}"
     if torch.backends.mps.is_available():
         return torch.device("mps"), "Apple graphics"

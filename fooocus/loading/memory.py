@@ -144,8 +144,11 @@ class Memory:
         """Go over to the next smaller plan, after memory ran out in ``stage``; None when there is none.
 
         Everything that is not in use leaves the device. What was too much is remembered. If a network was sent ahead of
-        its turn, that was too much and not the plan, which then stays; nothing is sent ahead from then on.
+        its turn, or graphs kept memory, that was too much and not the plan, which then stays; nothing is sent ahead
+        from then on.
         """
+        if self.plan is not None and self._clearing.drop_graphs():
+            return self.plan
         if self.plan is not None and any(held.ahead is not None for held in self._held.values()):
             self._hurries = False
             self.make_room()

@@ -25,7 +25,6 @@ from fooocus.diffusion.schedules import sdxl_table
 from fooocus.diffusion.state import Denoise, State, join, split
 from fooocus.errors import DeviceOutOfMemory, ModelError
 from fooocus.events import StageName
-from fooocus.families import attention
 from fooocus.jobs.worker import Control, Emit, WorkItem
 from fooocus.loading.catalog import Catalog
 from fooocus.loading.checkpoint import Role
@@ -359,9 +358,9 @@ class Engine:
             placed.callback(ready.cache_clear)
             unet = placed.enter_context(self._memory.use(path, role, "unet"))
             placed.enter_context(interruptible(unet, watch.check, marks_on(self._device.device)))
-            placed.callback(attention.forget, unet)
             placed.enter_context(self._fast.arithmetic(unet, recipe.size))
-            ask = self._fast.ask(unet, travels=self._memory.travels(role), notice=watch.notice)
+            loras = self._memory.added(path, role, ("unet",))
+            ask = self._fast.ask(unet, travels=self._memory.travels(role), loras=loras, notice=watch.notice)
             together = self._memory.plan is None or self._memory.plan.together
             predict = predictor(unet, prompts, sizes, guided=recipe.guidance != 1, together=together, ask=ask)
             return denoiser(predict, table, architecture.prediction, recipe.guidance)

@@ -51,6 +51,7 @@ class FastPath:
         A miniature works alone on a processor, so its answers do not depend on the number of cores either.
         """
         with ExitStack() as stack:
+            stack.callback(attention.forget, unet)
             if self._device.type == "cpu" and _is_little(unet, size):
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
                 torch.set_num_threads(1)
@@ -59,12 +60,21 @@ class FastPath:
             yield
 
     def ask(
-        self, unet: nn.Module, *, travels: bool = False, notice: Callable[[str], object] = lambda text: None
+        self,
+        unet: nn.Module,
+        *,
+        travels: bool = False,
+        loras: object = None,
+        notice: Callable[[str], object] = lambda text: None,
     ) -> Ask:
-        """Return how to ask a UNet in the run that begins now; ``notice`` hears what a person may want to know."""
+        """Return how to ask a UNet in the run that begins now.
+
+        ``travels`` says that its weights pass through the device while it works, ``loras`` is another value where they
+        are others, ``notice`` hears what a person may want to know.
+        """
         attention.keep_text(unet, keeps=self._fast.keep_text)
         asked = self._recorded(unet, travels=travels)
-        return asked if self._half_sums is None else self._half_sums.over(unet, asked, notice)
+        return asked if self._half_sums is None else self._half_sums.over(unet, asked, loras, notice)
 
     def _recorded(self, unet: nn.Module, *, travels: bool) -> Ask:
         """Nothing is recorded of one whose weights travel: at a replay its places would hold other weights."""

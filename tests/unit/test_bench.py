@@ -9,18 +9,20 @@ import mmap
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from fooocus import cli
-from fooocus.bench import floor, weights
+from fooocus.bench import floor, run, weights
 from fooocus.bench.clock import CallClock, MemoryGauge
 from fooocus.bench.kinds import REST, grouped, kind_of
 from fooocus.bench.layout import BASE, LORA, REFINER, published, reduced
 from fooocus.bench.report import markdown, overhead
 from fooocus.bench.run import keeps_everything
+from fooocus.config import Config
 from fooocus.errors import StorageError
 from fooocus.families.detect import recognise
 from fooocus.loading.device import choose_device
@@ -47,7 +49,6 @@ TIMING: dict[str, Any] = {
     "picture": 12.5,
     "main_bytes": 2**30,
     "device_bytes": None,
-    "card_bytes": None,
 }
 
 
@@ -57,7 +58,6 @@ def test_a_short_run_measures_both_and_writes_table_and_json(
     folder = tiny_folder()
     files = [str(folder / f"tiny_{name}.safetensors") for name in ("base", "refiner", "offset_lora")]
     command = ["bench", "--files", *files, "--size", "64x64", "--steps", "3", "--runs", "1", "--device", "cpu"]
-    command += ["--fast", "graphs"]  # of which a processor has none, but what belongs to them is done
     assert cli.main([*command, "--out", str(tmp_path / "tables"), "--data", str(tmp_path / "data"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     (ours,), (peer,) = result["ours"], result["peer"]
@@ -73,7 +73,7 @@ def test_a_short_run_measures_both_and_writes_table_and_json(
     assert least["base"] > 0 < least["decode"]
     assert least["picture"] == pytest.approx(2 * least["base"] + least["refiner"] + least["decode"])
     assert result["device_memory"] == {}, "the processor has none apart"
-    assert result["options"] == "--device cpu --fast graphs --size 64x64 --steps 3 --runs 1 --files"
+    assert result["options"] == "--device cpu --size 64x64 --steps 3 --runs 1 --files"
     assert len(result["lora_change_seconds"]) == 2 and result["load_seconds"]["refiner unet"][0] > 0
     (table,) = (tmp_path / "tables").glob("*.md")
     assert table.read_text(encoding="utf-8") == markdown(result)
@@ -146,6 +146,7 @@ def test_the_table_says_medians_ratios_and_what_is_not_the_network() -> None:
     apart = {"ours": {"device_bytes": 2**31, "card_bytes": 3 * 2**30}, "diffusers": {"device_bytes": None}}
     card = markdown(result | {"device_memory": apart, "ours": [TIMING | {"device_bytes": 2**40}]})
     assert "| most of the device's memory that torch had, ours | 2.0 GiB |" in card and "1024" not in card
+    assert "| most of main memory, ours | 1.0 GiB |" in card, "that is not asked apart"
     assert "| most of the whole card's memory, driver and other programs included, ours | 3.0 GiB |" in card
     alone = markdown(result | {"peer": []})
     assert "diffusers |" not in alone and "| a picture | 13.0 (12.5 to 13.5) |" in alone
@@ -223,8 +224,11 @@ def test_the_floor_is_the_work_over_the_devices_own_rate(monkeypatch: pytest.Mon
 
 def test_a_rate_is_measured_as_the_pictures_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floor, "_SIDE_ON_PROCESSOR", 256)
+    matmul, seen = torch.backends.cuda.matmul, []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(floor, "now", lambda device: (seen.append(matmul.allow_tf32), time.perf_counter())[1])
     assert 1e8 < floor.product_rate(CPU, torch.float32) < 1e14
-    assert not torch.backends.cuda.matmul.allow_tf32
+    assert set(seen) == {True} and not matmul.allow_tf32
 
 
 def test_the_gauge_sees_the_whole_card(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,13 +236,59 @@ def test_the_gauge_sees_the_whole_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (next(free, 900), 1000))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 500)
-    gauge = MemoryGauge(torch.device("cuda"))
+    gauge = MemoryGauge(torch.device("cuda"), whole_card=True)
     with gauge.on():
         time.sleep(0.2)
     assert (gauge.device_bytes, gauge.card_bytes) == (500, 600)
+    timed = MemoryGauge(torch.device("cuda"))
+    with timed.on():
+        time.sleep(0.05)
+    assert (timed.device_bytes, timed.card_bytes) == (500, None), "the driver is not asked beside a time"
 
 
-def test_the_gauge_sees_what_what_was_given_back_again() -> None:
+def test_the_devices_memory_is_that_of_one_contestant_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the one keeps has left when the other makes its picture."""
+    done: list[str] = []
+    monkeypatch.setattr(run, "MemoryGauge", lambda device, whole_card: MemoryGauge(CPU))
+    contestants = [SimpleNamespace(picture=lambda *_, who=who: done.append(who)) for who in ("ours", "peer")]
+    memory = SimpleNamespace(make_room=lambda: done.append("all leave"))
+    asked = SimpleNamespace(device=SimpleNamespace(device=CPU), request=None, steps=3, switch=2)
+    found = run._device_memory(*contestants, asked, memory)  # type: ignore[arg-type]
+    assert done == ["all leave", "ours", "all leave", "peer"]
+    assert found == {who: {"device_bytes": None, "card_bytes": None} for who in ("ours", "diffusers")}
+
+
+def test_a_contestant_whose_graphs_are_replayed_is_asked_by_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class Counted:
+        def __init__(self, config: Config, memory: object, request: object) -> None:
+            self.fast, self.pictures = config.fast, 0
+            made.append(config.fast)
+
+        def picture(self) -> None:
+            self.pictures += 1
+
+    monkeypatch.setattr(run, "Ours", Counted)
+    for fast, plain in (("graphs", "auto"), ("batches, graphs", "batches"), ("auto", None), ("off", None)):
+        ours, asked = object(), SimpleNamespace(config=Config(fast=fast), request=None)
+        found: Any = run._by_calls(ours, asked, None)  # type: ignore[arg-type]
+        assert found is ours if plain is None else (found.fast, found.pictures) == (plain, 2)
+    assert made == ["auto", "batches"]
+
+
+def test_nothing_is_marked_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mark that is recorded in a graph has no time, and asking for it ends the bench."""
+    clock, network = CallClock(CPU), torch.nn.Linear(2, 2)
+    clock._device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    with clock.on([network]):
+        network(torch.ones(1, 2))
+    assert clock.take() == 0 and not clock.last
+
+
+def test_the_gauge_sees_what_was_given_back_again() -> None:
     gauge = MemoryGauge(CPU)
     with gauge.on():
         before = gauge.main_bytes

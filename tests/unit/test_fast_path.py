@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from fooocus.config import Config, read_fast
-from fooocus.families.graphs import Inputs
+from fooocus.families import attention
+from fooocus.families.graphs import WARM_CALLS, Inputs, Recording
+from fooocus.loading.checkpoint import open_checkpoint
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import Styles
 from fooocus.render.engine import Engine
@@ -77,24 +79,67 @@ class Adding(nn.Module):
 def test_sums_in_half_precision_are_kept_where_they_hardly_move_the_answer(error: float, kept: bool) -> None:
     path = FastPath(read_fast("fp16-accumulation"), torch.device("cuda"), recorder=object())  # type: ignore[arg-type]
     unet, said = Adding(error), []
-    inputs = [Inputs(*[torch.ones(2, 4, side, 8)] * 5) for side in (8, 8, 8, 16)]
-    for run in range(2):
-        ask = path.ask(unet, notice=said.append)
-        answers = [ask(one)[0, 0, 0, 0].item() for one in inputs]
-        known = [1 + error if kept else 1.0]
-        assert answers == pytest.approx([1.0, *known * 2, 1.0] if run == 0 else known * 4)
-    looked = [False, True]  # both ways, once for each size
-    assert unet.asked == [*looked, kept, kept, *looked, *[kept] * 4]
-    assert len(said) == (0 if kept else 2)
+    for loras in ("none", "none", "one"):
+        ask = path.ask(unet, loras=loras, notice=said.append)
+        for side in (8, 8, 8, 16):
+            answer = ask(Inputs(*[torch.ones(2, 4, side, 8, dtype=torch.float16)] * 5))
+            # The first answer is as the others: a seed's picture does not depend on whether it is the first.
+            assert answer[0, 0, 0, 0].item() == pytest.approx(1 + error if kept else 1.0, abs=1e-3)
+    looked = [False, True]  # both ways, once for each size and each choice of LoRAs
+    first = [*looked, kept, kept, *looked]
+    assert unet.asked == [*first, *[kept] * 4, *first]
+    assert len(said) == (0 if kept else 4)
     assert not torch.backends.cuda.matmul.allow_fp16_accumulation
+
+
+@torch.no_grad()
+def test_a_graph_is_recorded_in_the_way_that_was_found(tiny: Path) -> None:
+    """Also where the first look was left half way, by a person who stopped: the calls of the look are not counted."""
+    unet = open_checkpoint(tiny / BASE).load("unet", dtype=torch.float16).module
+    attention.install(unet)
+    recorded: list[bool] = []
+
+    class Recorder:
+        def record(self, work: Callable[[], torch.Tensor]) -> Recording:
+            recorded.append(torch.backends.cuda.matmul.allow_fp16_accumulation)
+            return Recording(lambda: None, work())
+
+    path = FastPath(read_fast("graphs,fp16-accumulation"), torch.device("cuda"), Recorder())
+    path._is_here = lambda unet: True  # type: ignore[method-assign]
+    asked: list[int] = []
+
+    def stop(*_: object) -> None:
+        asked.append(1)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+
+    handle = unet.register_forward_pre_hook(stop)
+    half = torch.float16
+    inputs = Inputs(
+        torch.randn(2, 4, 8, 8, dtype=half),
+        torch.tensor(500.0),
+        torch.randn(2, 77, 192, dtype=half),
+        torch.randn(2, 128, dtype=half),
+        torch.ones(2, 6),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        path.ask(unet)(inputs)
+    for _ in range(WARM_CALLS + 2):
+        path.ask(unet)(inputs)
+    handle.remove()
+    assert recorded == [True]
 
 
 def test_other_devices_and_settings_do_not_add_up_in_half_precision() -> None:
     for fast, device in (("fp16-accumulation", "cpu"), ("auto", "cuda")):
         unet = Adding(0.001)
         ask = FastPath(read_fast(fast), torch.device(device), recorder=object()).ask(unet)  # type: ignore[arg-type]
-        ask(Inputs(*[torch.ones(1, 4, 8, 8)] * 5))
+        ask(Inputs(*[torch.ones(1, 4, 8, 8, dtype=torch.float16)] * 5))
         assert unet.asked == [False]
+    wide = Adding(0.001)
+    ask = FastPath(read_fast("fp16-accumulation"), torch.device("cuda"), recorder=object()).ask(wide)  # type: ignore[arg-type]
+    ask(Inputs(*[torch.ones(1, 4, 8, 8)] * 5))
+    assert wide.asked == [False], "float32 knows no such sums"
 
 
 def test_base_and_refiner_of_a_miniature_both_work_alone(

@@ -274,13 +274,22 @@ def test_what_graphs_keep_for_themselves_is_nobody_elses(tiny: Path, tmp_path: P
     recorder.keeps_bytes = 10 * 2**20
     engine._fast = FastPath(read_fast("graphs"), torch.device("cpu"), recorder)
     request = Request(styles=(), seed=3, size=Size(64, 64), steps=4, base=str(tiny / BASE), refiner="none", loras=())
-    engine.render(plan(request, Styles({}))[0])
+    recipe = plan(request, Styles({}))[0]
+    engine.render(recipe)
     with memory.use(tiny / BASE, "base", "unet") as unet:
         replays = replays_of(unet, recorder)
     free = memory._clearing.free_bytes()
     assert card.free_bytes() - free == replays.idle_bytes == 10 * 2**20  # type: ignore[operator]
     memory._clearing.clear(free + 1)  # type: ignore[operator]
     assert not replays._recorded and memory._clearing.free_bytes() == card.free_bytes()
+    assert any(held.placed for held in memory._held.values()), "no network had to leave for it"
+
+    engine.render(recipe)
+    with memory.use(tiny / BASE, "base", "unet"):
+        assert memory._clearing.free_bytes() == card.free_bytes(), "for its own work it is there"
+    before = memory.plan
+    assert memory.step_down("decoding") is before and not replays._recorded, "they go before the plan does"
+    assert memory.step_down("decoding") is not before
 
 
 @torch.no_grad()
@@ -373,7 +382,7 @@ def test_the_first_card_that_computes_is_taken(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(device, "_refusal", lambda card: "no kernel image" if card.index == 0 else "")
-    assert device._best_device() == (torch.device("cuda", 1), "the first that torch can use")
+    assert device._best_device() == (torch.device("cuda", 1), "the first that works: no kernel image")
     monkeypatch.setattr(device, "_refusal", lambda card: f"no kernel image on {card.index}")
     chosen, reason = device._best_device()
     assert chosen.type == "cpu" and reason.endswith("cannot use it: no kernel image on 0")

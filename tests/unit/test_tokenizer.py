@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fooocus.families.tokenizer import BOS, EOS, WINDOW, ClipTokenizer, Window, clip_tokenizer, windows, words
+from fooocus.families.tokenizer import (
+    BOS,
+    EOS,
+    WINDOW,
+    ClipTokenizer,
+    Window,
+    clip_tokenizer,
+    embedding_name,
+    windows,
+    words,
+)
 from fooocus.prompt.weights import Segment
 
 # Ids by the tokenizer that OpenAI published with CLIP (which composes letters and accents first).
@@ -78,8 +88,12 @@ def test_words() -> None:
     assert list(words(" a  b\nc,\td ")) == ["a", "b", "c,\td"]
     assert list(words("")) == []
     assert list(words("embedding:x, embedding:y,,z embedding:, embedding:")) == [
-        "embedding:x", ",", "embedding:y,,z", "embedding:,", "embedding:",
+        "embedding:x", ",", "embedding:y", ",,z", "embedding:,", "embedding:",
     ]  # fmt: skip
+    assert list(words("Embedding:x,EMBEDDING:y,a embeddings:z")) == [
+        "Embedding:x", ",", "EMBEDDING:y", ",a", "embeddings:z",
+    ]  # fmt: skip
+    assert [embedding_name(word) for word in ("Embedding:X", "embedding:", "embeddings:x", "x")] == ["X", "", "", ""]
 
 
 def count(word: str) -> list[int]:
