@@ -12,8 +12,8 @@ import gc
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -21,14 +21,16 @@ from torch import nn
 
 from fooocus import events
 from fooocus.bench.clock import Call, CallClock, MemoryGauge, now
-from fooocus.config import Config
+from fooocus.config import Config, read_fast
 from fooocus.errors import WorkerError
-from fooocus.events import Event, Saved, Stage, Step
+from fooocus.events import Event, Notice, Saved, Stage, Step
 from fooocus.families.records import Kind
 from fooocus.jobs.worker import Control, WorkItem
 from fooocus.loading.checkpoint import Role
 from fooocus.loading.memory import Memory
 from fooocus.render.engine import Engine
+from fooocus.render.fast import FastPath
+from fooocus.render.half_sums import STAYS_EXACT, adding_up
 from fooocus.request import LoraUse, Request
 
 
@@ -62,6 +64,9 @@ class Ours:
         self._clock = CallClock(memory.device.device)
         self._unets: dict[Role, nn.Module] = {}
         self._number = 0
+        self._switches = read_fast(config.fast)
+        self._fast = FastPath(self._switches, memory.device.device)
+        self.notices: list[str] = []  # each once
         self.size = request.size
         self.base = Path(request.base)
         self.refiner = Path(request.refiner or "")
@@ -75,12 +80,11 @@ class Ours:
         def emit(event: Event) -> None:
             json.dumps(events.to_json(event), separators=(",", ":"))  # as the worker's channel writes it
             inside = self._clock.take() if isinstance(event, Step | Stage) else 0.0
+            if isinstance(event, Notice) and event.text not in self.notices:
+                self.notices.append(event.text)
             told.append((event, now(device), inside))
 
-        self._number += 1
-        # Another prompt each time, as long as the others: one that is known would not be read again.
-        request = dataclasses.replace(self._request, prompt=f"{self._request.prompt}, view {self._number}")
-        item = WorkItem("bench", request.to_json(), time.time_ns() // 1_000_000)
+        item = self._next(1)
         gauge = MemoryGauge(device)
         with ExitStack() as stack:
             if self._number > 1:
@@ -89,6 +93,34 @@ class Ours:
             began = now(device)
             self._engine.run(item, emit, Control())
         return _timing(told, began, gauge)
+
+    def several(self, count: int) -> float:
+        """Make pictures that differ in their seed only as one job; return the seconds of each."""
+        saved: list[Event] = []
+
+        def emit(event: Event) -> None:
+            json.dumps(events.to_json(event), separators=(",", ":"))
+            saved.extend([event] * isinstance(event, Saved))
+
+        item = self._next(count)
+        seconds = _seconds(self._memory.device.device, lambda: self._engine.run(item, emit, Control()))
+        if len(saved) != count:
+            raise _not_made()
+        return seconds / count
+
+    @contextmanager
+    def arithmetic(self, unet: nn.Module) -> Iterator[None]:
+        """Have a network that is called by itself compute as in the pictures, until the block ends."""
+        half = self._switches.fp16_accumulation and STAYS_EXACT not in self.notices
+        with self._fast.arithmetic(unet, self.size), adding_up(half=half):
+            yield
+
+    def _next(self, count: int) -> WorkItem:
+        """Return a job with another prompt each time, as long as the others: one that is known is not read again."""
+        self._number += 1
+        prompt = f"{self._request.prompt}, view {self._number}"
+        request = dataclasses.replace(self._request, prompt=prompt, count=count)
+        return WorkItem("bench", request.to_json(), time.time_ns() // 1_000_000)
 
     @property
     def last_calls(self) -> dict[Role, Call]:
@@ -156,11 +188,15 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
     return now(device) - began
 
 
+def _not_made() -> WorkerError:
+    return WorkerError("The picture that was to be measured was not made.", "See the lines above.")
+
+
 def _timing(told: Sequence[tuple[Event, float, float]], began: float, gauge: MemoryGauge) -> Timing:
     at = {event.name: time for event, time, _ in told if isinstance(event, Stage)}
     saved = [time for event, time, _ in told if isinstance(event, Saved)]
     if not saved:
-        raise WorkerError("The picture that was to be measured was not made.", "See the lines above.")
+        raise _not_made()
     steps = [(event.step, time, inside) for event, time, inside in told if isinstance(event, Step)]
     times = [at["sampling"], *(time for _, time, _ in steps)]
     # What was measured between the last step and the refiner's stage belongs to no step; there are no calls there.

@@ -68,6 +68,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         *_beside(result),
         "",
         *_kinds(result),
+        *(f"\nThe program said: {notice}" for notice in result.get("notices", ())),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -149,6 +150,8 @@ def _beside(result: Mapping[str, Any]) -> list[str]:
         rows.append(("diffusers' loop beside the network's calls", theirs))
     rows += [(f"{role} UNet asked alone, s", _cell(seconds)) for role, seconds in result["bare_call_seconds"].items()]
     rows.append(("another weight of the LoRA, s", _cell(result["lora_change_seconds"])))
+    if together := result.get("together_seconds"):
+        rows.append(("each of four pictures made at once, s", _cell(together)))
     rows += [(f"loading {name}, s", _cell(seconds)) for name, seconds in result["load_seconds"].items()]
     apart = result.get("device_memory") or {}
     for name, key in _MEMORIES:

@@ -35,9 +35,11 @@ from fooocus.bench.weights import random_files
 from fooocus.config import ROOT, Config, read_fast
 from fooocus.loading.device import Device, choose_device
 from fooocus.loading.memory import Memory
+from fooocus.memory.batches import MOST
 from fooocus.models.computer import look, run_command
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import Styles
+from fooocus.render.latents import decode
 from fooocus.request import Recipe, Request, Size
 
 Tell = Callable[[str], object]
@@ -93,6 +95,7 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
             theirs.append(peer.picture(setting.request, setting.steps, setting.switch))
     most = _device_memory(ours, peer, setting, memory) if setting.device.device.type == "cuda" else {}
     bare, kinds = ({}, {}) if setting.smoke else _network(_by_calls(ours, setting, memory), memory)
+    together = [ours.several(MOST) for _ in mine] if read_fast(setting.config.fast).batches else []
     changed = [] if setting.smoke else ours.change_lora(_LORA_WEIGHTS * max(1, setting.runs // 2))
     loads = [ours.load() for _ in range(min(setting.runs, 3))]
     return {
@@ -110,6 +113,8 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
         "kinds_seconds": kinds,
         "load_seconds": {name: [load[name] for load in loads] for name in loads[0]},
         "lora_change_seconds": changed,
+        "together_seconds": together,
+        "notices": ours.notices,
     }
 
 
@@ -213,7 +218,7 @@ def _network(ours: Ours, memory: Memory) -> tuple[dict[str, list[float]], dict[s
         if call is None:
             continue
         arguments, named = call
-        with memory.use(path, role, "unet") as unet, torch.no_grad():
+        with memory.use(path, role, "unet") as unet, ours.arithmetic(unet), torch.no_grad():
             unet(*arguments, **named)
             seconds = []
             for _ in range(_BARE_CALLS):
@@ -222,11 +227,10 @@ def _network(ours: Ours, memory: Memory) -> tuple[dict[str, list[float]], dict[s
                 seconds.append(now(device) - began)
             bare[role] = seconds
             kinds[role] = kinds_of(functools.partial(unet, *arguments, **named), device)
+    latents = torch.zeros(1, 4, ours.size.height // 8, ours.size.width // 8)
     with memory.use_vae(ours.base) as vae, torch.no_grad():
-        size = ours.size
-        latents = torch.zeros(1, 4, size.height // 8, size.width // 8, device=device)
-        decode: Callable[..., object] = vae.decode  # type: ignore[assignment]
-        kinds["vae"] = kinds_of(functools.partial(decode, latents), device)
+        way = memory.plan.decoding if memory.plan else "whole"
+        kinds["vae"] = kinds_of(functools.partial(decode, vae, latents, way), device)
     return bare, kinds
 
 

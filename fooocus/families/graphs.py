@@ -80,12 +80,14 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._aside: torch.cuda.Stream | None = None  # one for all: the libraries keep a workspace for each
 
     def record(self, work: Callable[[], Tensor]) -> Recording:
         """Do the work once on a stream of its own, as recording demands, then record it."""
         # Streams belong to the present card, and what runs on another one's is not recorded.
         with torch.cuda.device(self._device):
-            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            here = torch.cuda.current_stream()
+            aside = self._aside = self._aside or torch.cuda.Stream()
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
                 work()

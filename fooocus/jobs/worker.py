@@ -111,8 +111,17 @@ Run = Callable[[WorkItem, Emit, Control], None]
 Prepare = Callable[[dict[str, Any]], None]
 
 
-def perform(run: Run, item: WorkItem, emit: Emit, control: Control) -> None:
+CARD_LOST = Failed(
+    "WorkerError",
+    "The graphics card's driver failed in the middle of the work.",
+    "Generate again: the worker starts anew. If it happens each time, update the driver and restart the computer.",
+)
+
+
+def perform(run: Run, item: WorkItem, emit: Emit, control: Control) -> bool:
     """Run one job so that exactly one last event is emitted, whatever ``run`` raises, forgets or repeats.
+
+    Return whether this process can do another one: to one whose card was lost, every further call would fail.
 
     A ``run`` that knows how to continue a picture says :class:`~fooocus.events.Paused` itself; for one that lets
     ``PauseAsked`` through, the picture begins anew.
@@ -143,6 +152,7 @@ def perform(run: Run, item: WorkItem, emit: Emit, control: Control) -> None:
     fault = _attempt(item.id, work)
     if not ended:
         guarded(fault or Finished(tuple(paths[picture] for picture in sorted(paths)), time.monotonic() - begun))
+    return fault is not CARD_LOST
 
 
 def claim_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -192,8 +202,11 @@ def serve(
         else:
             item = WorkItem.from_json(message["run"])
             channel.say({"begun": item.id})
-            perform(run, item, functools.partial(channel.emit, item.id), desk.control(item.id))
+            sound = perform(run, item, functools.partial(channel.emit, item.id), desk.control(item.id))
             desk.forget(item.id)
+            if not sound:
+                leave(0)  # the page starts another one; to end in order would ask the lost card
+                return
         desk.done()
         if channel.broken:
             return
@@ -217,12 +230,21 @@ def _attempt(name: str, work: Callable[[], None]) -> Failed | Cancelled | None:
         )
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the person is told and the next job runs
         _log().exception("job %s: defect", name)
+        if _is_lost_card(error):
+            return CARD_LOST
         return Failed(
             "Defect",
             f"The program made a mistake ({type(error).__name__}: {str(error)[:300]}).",
             "Generate again. If it happens each time, please report it with the worker's log file.",
         )
     return None
+
+
+def _is_lost_card(error: BaseException) -> bool:
+    """Tell an error after which this process cannot use its card any more: the driver was reset, as after a laptop's
+    sleep, or the card's work went astray. Known by the name of torch's class, as torch is not imported here."""
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    return "AcceleratorError" in kinds and "out of memory" not in str(error)
 
 
 class _Desk:

@@ -93,6 +93,7 @@ _FULL = (
     # cuBLAS and cuDNN ask for workspace of their own, and cuBLAS does when it begins; with Intel the driver speaks.
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
+    "unable to find an engine",  # cuDNN tries one after the other, and says no more of those that found no room
     "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_NOT_INITIALIZED",
     "OUT_OF_DEVICE_MEMORY",
@@ -167,8 +168,8 @@ def _refusal(device: torch.device) -> str:
 
 def _named_device(name: str) -> torch.device:
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        # Of several cards this names the one that is meant, as its tensors do.
+        device = torch.empty(1, device=torch.device(name)).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         lines = str(error).strip().splitlines() or [""]
         raise ConfigError([f"device {name!r} cannot be used here: {lines[0]}"]) from error

@@ -112,8 +112,10 @@ def predictor(
 
     if matched is None:
         return apart
-    both = torch.cat(matched[::-1]).to(device, dtype)  # uncond first, as the original batches them
-    pooled = torch.cat([prompts.uncond.pooled, prompts.cond.pooled]).to(device, dtype)
+    # Uncond first, as the original batches them. Each is brought by itself: one may be known from a time when texts
+    # were read elsewhere.
+    both = torch.cat([context.to(device, dtype) for context in matched[::-1]])
+    pooled = torch.cat([text.pooled.to(device, dtype) for text in (prompts.uncond, prompts.cond)])
 
     def at_once(x: Tensor, timestep: float) -> tuple[Tensor, Tensor | None]:
         positive, negative = sizes(timestep)

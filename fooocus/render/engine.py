@@ -44,7 +44,7 @@ from fooocus.prompt.stock import load_stock
 from fooocus.render.conditioning import Prompts, predictor, sizes_at
 from fooocus.render.fast import FastPath
 from fooocus.render.hashes import FileHashes
-from fooocus.render.interrupt import interruptible, marks_on
+from fooocus.render.interrupt import interruptible
 from fooocus.render.job import TOGETHER, JobRun, Part, Rendered
 from fooocus.render.latents import check_latents, decode_surely
 from fooocus.render.preview import SMALL_VAE_CHANNELS, Shutter, jpeg, known_mix, measured_mix, preview_jpeg
@@ -357,7 +357,7 @@ class Engine:
             placed.close()  # from here on the other model's UNet may leave
             placed.callback(ready.cache_clear)
             unet = placed.enter_context(self._memory.use(path, role, "unet"))
-            placed.enter_context(interruptible(unet, watch.check, marks_on(self._device.device)))
+            placed.enter_context(interruptible(unet, watch.check))
             placed.enter_context(self._fast.arithmetic(unet, recipe.size))
             loras = self._memory.added(path, role, ("unet",))
             ask = self._fast.ask(unet, travels=self._memory.travels(role), loras=loras, notice=watch.notice)
@@ -393,7 +393,7 @@ class Engine:
             encoders = []
             for kind in kinds:
                 module = placed.enter_context(self._memory.use(path, role, kind))
-                placed.enter_context(interruptible(module, check, marks_on(self._device.device)))
+                placed.enter_context(interruptible(module, check))
                 name, pad_id = _ENCODERS[kind]
                 encoders.append(Encoder(module, pad_id, name))
             return [encode_text(text, encoders, clip_skip=clip_skip, embeddings=self._embeddings) for text in texts]

@@ -26,6 +26,7 @@ MOST_MOVED = 0.01
 
 (``benchmarks/switches.md`` has 1.2e-2 and 1.3e-2 for bfloat16.)
 """
+STAYS_EXACT = "Sums in half precision would change this picture visibly: they stay exact for this size."
 
 
 @dataclasses.dataclass
@@ -70,7 +71,7 @@ class HalfSums:
             logging.getLogger("fooocus.render").info("sums in half precision move an answer by %.2g", moved)
             if known.bears[shape]:
                 return tried  # so that a seed's picture is the same whether it is the first
-            notice("Sums in half precision would change this picture visibly: they stay exact for this size.")
+            notice(STAYS_EXACT)
             return exact
 
         return asked

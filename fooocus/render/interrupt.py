@@ -41,8 +41,10 @@ def interruptible(
 ) -> Iterator[None]:
     """Call ``check`` before every block of ``module``'s forward passes; what it raises leaves the pass.
 
-    ``mark`` sets a mark in the card's work, where work is handed over ahead (see :func:`marks_on`).
+    ``mark`` sets a mark in the work that is handed over ahead; left out, as the device does on which the module is
+    (:func:`marks_on`). Beside a card a module may yet be with the processor.
     """
+    mark = mark or marks_on(next((p.device for p in module.parameters()), torch.device("cpu")))
     pace = _Pace(check, mark)
     sizes = [parameter.nbytes for parameter in module.parameters()]
     # A network with empty parameters streams, which small ones need not.

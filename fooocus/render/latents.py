@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fooocus.errors import BrokenPicture, RequestError, StorageError
 from fooocus.loading.memory import Memory
 from fooocus.memory.plan import Decoding
-from fooocus.render.interrupt import interruptible, marks_on
+from fooocus.render.interrupt import interruptible
 from fooocus.render.stripes import decode_in_stripes
 from fooocus.request import Recipe
 
@@ -59,7 +59,7 @@ def decode_surely(
     """
     for dtype in dict.fromkeys((memory.vae_dtype, torch.float32)):
         try:
-            with vae(dtype=dtype) as module, interruptible(module, check, marks_on(memory.device.device)):
+            with vae(dtype=dtype) as module, interruptible(module, check):
                 return decode(module, latents, memory.plan.decoding if memory.plan else "whole", check)
         except BrokenPicture:
             if dtype == torch.float32 or not finite(latents):

@@ -50,7 +50,6 @@ class SmallDecoder:
                 "Previews are mixed from the latents instead. Take the file away, or put the right one there.",
             ) from error
         self._decoder: nn.Module = decoder.requires_grad_(False).eval().to(device, dtype)
-        self._dtype = dtype
         self.file = file
         self.has_room = True
 
@@ -62,7 +61,8 @@ class SmallDecoder:
         if not self.has_room:
             return None
         try:
-            decoded = self._decoder(denoised.to(self._dtype))[0].float()  # (1, 4, h, w) -> (3, 8 h, 8 w)
+            given = denoised.to(next(self._decoder.parameters()))  # a paused picture rests in main memory
+            decoded = self._decoder(given)[0].float()  # (1, 4, h, w) -> (3, 8 h, 8 w)
             times = -(-max(decoded.shape[1:]) // LONG_SIDE_PX)
             return nn.functional.avg_pool2d(decoded, times).cpu() if times > 1 else decoded.cpu()
         except RuntimeError as error:

@@ -58,6 +58,7 @@ def test_a_short_run_measures_both_and_writes_table_and_json(
     folder = tiny_folder()
     files = [str(folder / f"tiny_{name}.safetensors") for name in ("base", "refiner", "offset_lora")]
     command = ["bench", "--files", *files, "--size", "64x64", "--steps", "3", "--runs", "1", "--device", "cpu"]
+    command += ["--fast", "batches"]
     assert cli.main([*command, "--out", str(tmp_path / "tables"), "--data", str(tmp_path / "data"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     (ours,), (peer,) = result["ours"], result["peer"]
@@ -73,7 +74,8 @@ def test_a_short_run_measures_both_and_writes_table_and_json(
     assert least["base"] > 0 < least["decode"]
     assert least["picture"] == pytest.approx(2 * least["base"] + least["refiner"] + least["decode"])
     assert result["device_memory"] == {}, "the processor has none apart"
-    assert result["options"] == "--device cpu --size 64x64 --steps 3 --runs 1 --files"
+    assert len(result["together_seconds"]) == 1 and result["together_seconds"][0] > 0
+    assert result["options"] == "--device cpu --fast batches --size 64x64 --steps 3 --runs 1 --files"
     assert len(result["lora_change_seconds"]) == 2 and result["load_seconds"]["refiner unet"][0] > 0
     (table,) = (tmp_path / "tables").glob("*.md")
     assert table.read_text(encoding="utf-8") == markdown(result)
@@ -148,6 +150,9 @@ def test_the_table_says_medians_ratios_and_what_is_not_the_network() -> None:
     assert "| most of the device's memory that torch had, ours | 2.0 GiB |" in card and "1024" not in card
     assert "| most of main memory, ours | 1.0 GiB |" in card, "that is not asked apart"
     assert "| most of the whole card's memory, driver and other programs included, ours | 3.0 GiB |" in card
+    told = markdown(result | {"together_seconds": [2.0, 4.0], "notices": ["Everything stays."]})
+    assert "| each of four pictures made at once, s | 3.00 (2.00 to 4.00) |" in told
+    assert "The program said: Everything stays." in told
     alone = markdown(result | {"peer": []})
     assert "diffusers |" not in alone and "| a picture | 13.0 (12.5 to 13.5) |" in alone
 

@@ -366,6 +366,19 @@ def test_prompt_and_negative_prompt_are_asked_as_the_plan_says(
     assert unet.batches == batches
 
 
+def test_texts_are_brought_to_the_network_before_they_are_joined(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One may have been read where memory was short, the other not: what lies apart cannot be joined."""
+    joined: list[Tensor] = []
+    cat = torch.cat
+    monkeypatch.setattr(torch, "cat", lambda parts: (joined.extend(parts), cat(parts))[1])
+    unet = _Echo().to(torch.bfloat16)
+    text = TextConditioning(torch.ones(1, 77, 4), torch.zeros(1, 4))
+    predictor(unet, Prompts(text, text), sizes_at(recipe_of(request_), SDXL_BASE), guided=True)
+    assert len(joined) == 4 and {part.dtype for part in joined} == {torch.bfloat16}
+
+
 def test_guidance_1_asks_for_the_prompt_only(request_: Request) -> None:
     unet = _Echo()
     text = TextConditioning(torch.ones(1, 77, 4), torch.zeros(1, 4))

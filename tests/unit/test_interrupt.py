@@ -123,6 +123,20 @@ def test_nothing_asks_the_card_while_a_graph_is_recorded() -> None:
         module(torch.zeros(1))  # a mark of None is nothing to wait for
 
 
+def test_marks_are_set_where_the_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a card a network may be with the processor: nobody need mark its work, and it is looked at finely."""
+    asked: list[torch.device] = []
+    monkeypatch.setattr(interrupt, "marks_on", asked.append)
+    monkeypatch.setattr(interrupt, "_LARGE_BYTES", 10)
+    calls: list[int] = []
+    module = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4))
+    with interruptible(module, lambda: calls.append(1)):
+        module(torch.zeros(1, 4))
+    with interruptible(nn.Linear(2, 2, device="meta"), lambda: None), interruptible(nn.SiLU(), lambda: None):
+        pass
+    assert [device.type for device in asked] == ["cpu", "meta", "cpu"] and len(calls) == 2
+
+
 def test_a_fast_card_is_never_waited_for() -> None:
     marks: list[SlowCard] = []
     card = SlowCard(0.0)

@@ -180,6 +180,30 @@ def test_prepare_then_jobs_in_order(wires: list[Wire]) -> None:
         assert isinstance(wire.event(), Finished)
 
 
+class AcceleratorError(RuntimeError):
+    """Named as torch's class for what a card's driver says."""
+
+
+def test_a_worker_whose_card_was_lost_leaves_after_its_word(wires: list[Wire]) -> None:
+    """To such a process every further call fails, whatever job it is for; a new one has a new card."""
+    ran: list[str] = []
+
+    def run(item: WorkItem, emit: Emit, control: Control) -> None:
+        ran.append(item.id)
+        raise AcceleratorError(item.request["says"])
+
+    wires.append(wire := Wire(run))
+    wire.run("a", says="CUDA error: out of memory")
+    failed = wire.event()
+    assert isinstance(failed, Failed) and failed.code == "Defect"
+    wire.run("b", says="CUDA error: an illegal memory access was encountered")
+    failed = wire.event()
+    assert isinstance(failed, Failed) and "driver failed" in failed.sentence and "starts anew" in failed.remedy
+    assert wire.left.get(timeout=5) == 0
+    wire.thread.join(5)
+    assert ran == ["a", "b"] and not wire.thread.is_alive(), "the next job is for the next worker"
+
+
 def test_a_failing_prepare_is_no_end(wires: list[Wire]) -> None:
     def prepare(settings: dict[str, Any]) -> None:
         raise ImportError("no torch")

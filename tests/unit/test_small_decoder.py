@@ -125,6 +125,17 @@ def test_what_is_no_decoder_is_told_and_costs_no_picture(
     assert [text for text in told if str(file) in text and "Take the file away" in text]
 
 
+def test_latents_of_a_paused_picture_are_brought_to_the_decoder(models: Path) -> None:
+    file = find_small_decoder([models / "vae_approx"])
+    assert file is not None
+    decoder, seen = SmallDecoder(file, CPU, torch.float32), []
+    decoder._decoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    decoder._decoder.to("meta")  # as if it were on a card, where nothing rests
+    with pytest.raises(NotImplementedError):
+        decoder.picture(torch.zeros(1, 4, 8, 8))
+    assert seen[0].device.type == "meta"
+
+
 def test_a_card_without_room_goes_back_to_mixing(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = SmallDecoder(models / "vae_approx" / "taesdxl_decoder.safetensors", CPU, torch.float32)
     latents, asked = torch.zeros(1, 4, 4, 4), []
