@@ -244,7 +244,8 @@ def _is_lost_card(error: BaseException) -> bool:
     """Tell an error after which this process cannot use its card any more: the driver was reset, as after a laptop's
     sleep, or the card's work went astray. Known by the name of torch's class, as torch is not imported here."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
-    return "AcceleratorError" in kinds and "out of memory" not in str(error)
+    lost = "AcceleratorError" in kinds and "out of memory" not in str(error)
+    return lost or "DEVICE_LOST" in str(error)  # Intel's driver speaks in a class of its own
 
 
 class _Desk:

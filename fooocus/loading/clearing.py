@@ -20,11 +20,12 @@ class Clearing:
     def __init__(self, device: Device, held: Mapping[tuple[object, ...], Held]) -> None:
         self._device, self._held = device, held
 
-    def clear(self, wanted: int) -> None:
+    def clear(self, wanted: int, spare: int = 0) -> None:
         """Drop graphs and send networks home until ``wanted`` bytes are free, as far as the device can tell and there
-        are any."""
-        while (free := self.free_bytes()) is not None and free < wanted:
-            if not self._drop_oldest_graphs() and not self._send_oldest_home():
+        are any; for ``spare`` bytes more only networks leave that are not to stay by the plan."""
+        while (free := self.free_bytes()) is not None and free < wanted + spare:
+            urgent = free < wanted
+            if not (urgent and self._drop_oldest_graphs()) and not self._send_oldest_home(stays=urgent):
                 return
 
     def free_bytes(self) -> int | None:
@@ -45,26 +46,29 @@ class Clearing:
         self._device.release()
         return bool(found)
 
-    def place(self, held: Held, work_bytes: int) -> None:
+    def place(self, held: Held, work_bytes: int, spare: int = 0) -> None:
         """Have a network whole on the device, and ``work_bytes`` free beside it; others leave until it fits.
+
+        ``spare`` is as for :meth:`clear`.
 
         Raises :class:`~fooocus.errors.DeviceOutOfMemory` when there is no room even without them.
         """
         if held.home is not None:
-            self.clear(work_bytes)  # what came since it was placed may have taken that
+            self.clear(work_bytes, spare)  # what came since it was placed may have taken that
             return
-        self.clear(held.size_bytes + work_bytes - held.device_bytes)  # a part may have been sent ahead
+        self.clear(held.size_bytes + work_bytes - held.device_bytes, spare)  # a part may have been sent ahead
         while not place_whole(held, self._device):
             if not self._send_oldest_home():
                 raise _too_little(held.size_bytes)
 
-    def settle(self, held: Held, berth: Berth, ring_bytes: int, work_bytes: int | None) -> None:
+    def settle(self, held: Held, berth: Berth, ring_bytes: int, work_bytes: int | None, spare: int = 0) -> None:
         """Take the device's memory for a network at home that streams, as :meth:`place` does.
 
         ``work_bytes`` None is for the processor, where it takes none.
         """
         if work_bytes is not None:
-            self.clear(berth.resident_bytes + ring_bytes + work_bytes - held.device_bytes)
+            beside = held.stream.beside_bytes if held.stream is not None else 0
+            self.clear(berth.resident_bytes + ring_bytes + beside + work_bytes - held.device_bytes, spare)
         while not settle(held, self._device, berth, ring_bytes):
             if not self._send_oldest_home():
                 raise _too_little(berth.resident_bytes + ring_bytes)
@@ -85,8 +89,10 @@ class Clearing:
         self._device.release()
         return True
 
-    def _send_oldest_home(self) -> bool:
+    def _send_oldest_home(self, *, stays: bool = True) -> bool:
+        """Send home what was not used for the longest time; with ``stays`` also what is to stay by the plan."""
         resting = [held for held in self._held.values() if held.placed and not held.users]
+        resting = [held for held in resting if stays or not held.stays]
         if not resting:
             return False
         send_home(min(resting, key=lambda held: held.used), self._device)

@@ -83,10 +83,15 @@ class Lane(Protocol):
 
 
 class PlainLane:
-    """Copies at once, in line with the computation; for devices without streams of their own."""
+    """Copies at once, in line with the computation; for devices without streams of their own.
+
+    On Intel's cards, whose driver cannot read pages of a mapped file on every system, torch is told not to block: then
+    it copies into pinned memory first (ATen's ``_copy_xpu``), and the order of calls is still the order of time.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._passes_on = device.type == "xpu"
 
     def buffer(self, nbytes: int) -> Tensor:
         """Return new bytes on the device."""
@@ -94,7 +99,7 @@ class PlainLane:
 
     def keep(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """Return a copy that stays on the device."""
-        return tensor.to(self.device, dtype, copy=True)
+        return tensor.to(self.device, dtype, copy=True, non_blocking=self._passes_on)
 
     def pinned(self, nbytes: int) -> Tensor:
         """Return new bytes of main memory."""
@@ -103,10 +108,11 @@ class PlainLane:
     def send(self, target: Tensor, parcel: Parcel, after: Mark | None) -> Mark:
         """Copy a parcel."""
         if parcel.packed is not None:
-            target.copy_(parcel.packed)
+            target.copy_(parcel.packed, non_blocking=self._passes_on)
         else:
             for piece in parcel.pieces:
-                piece.within(target).copy_(piece.source)
+                # In its format first: a device need not know the one that is stored.
+                piece.within(target).copy_(piece.source.to(piece.dtype), non_blocking=self._passes_on)
         return None
 
     def wait(self, arrival: Mark) -> None:

@@ -1,7 +1,8 @@
 """What was too much for this computer's card, remembered between runs so that nobody runs into it twice.
 
 Kept in a small file by card and by what was asked of it. An entry is forgotten when clearly more memory is free than
-when it was written: then another program had the card.
+when it was written, as another program had the card then, and after a day: who was in the way is not known, and to find
+out costs a second.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import dataclasses
 import json
 import logging
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from fooocus.memory.plan import Plan, Space, Steps
 # So much more than at the time is clearly more.
 _CLEARLY, _CLEARLY_BYTES = 1.25, 256 * 2**20
 _MOST = 200  # entries; the oldest go first
+_KEPT_SECONDS = 24 * 3600
 _PICTURES = "pictures"  # that may be made at once; 0: nothing was too many
+_NOTED = "noted"  # when, in seconds since 1970
 
 
 def limits_key(device: str, space: Space, need: Need) -> str:
@@ -32,8 +37,8 @@ def limits_key(device: str, space: Space, need: Need) -> str:
 class Limits:
     """The steps that plans had to go down, by key. ``file`` None remembers for this run only."""
 
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
+    def __init__(self, file: Path | None, now: Callable[[], float] = time.time) -> None:
+        self._file, self._now = file, now
         self._entries: dict[str, dict[str, int]] = _read(file) if file is not None else {}
 
     def steps(self, key: str, space: Space) -> Steps:
@@ -55,12 +60,13 @@ class Limits:
         self._remember(key, self.steps(key, space), pictures, space)
 
     def _entry(self, key: str, space: Space) -> dict[str, int] | None:
-        """Return what is remembered; it is forgotten where clearly more memory is free than then."""
+        """Return what is remembered; it is forgotten after a day, or where clearly more memory is free than then."""
         entry = self._entries.get(key)
         if entry is None:
             return None
         before, now = entry["free_bytes"], _free(space)
-        if now > max(before * _CLEARLY, before + _CLEARLY_BYTES):
+        old = not 0 <= self._now() - entry[_NOTED] < _KEPT_SECONDS  # or the clock was set back
+        if old or now > max(before * _CLEARLY, before + _CLEARLY_BYTES):
             del self._entries[key]
             self._write()
             return None
@@ -68,7 +74,8 @@ class Limits:
 
     def _remember(self, key: str, steps: Steps, pictures: int, space: Space) -> None:
         self._entries.pop(key, None)
-        self._entries[key] = {**dataclasses.asdict(steps), _PICTURES: pictures, "free_bytes": _free(space)}
+        told = {_PICTURES: pictures, "free_bytes": _free(space), _NOTED: int(self._now())}
+        self._entries[key] = dataclasses.asdict(steps) | told
         while len(self._entries) > _MOST:
             del self._entries[next(iter(self._entries))]
         self._write()
@@ -98,7 +105,7 @@ def _read(file: Path) -> dict[str, dict[str, int]]:
         values: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    fields = {*(field.name for field in dataclasses.fields(Steps)), _PICTURES, "free_bytes"}
+    fields = {*(field.name for field in dataclasses.fields(Steps)), _PICTURES, "free_bytes", _NOTED}
     return {
         str(key): {_PICTURES: 0, **{name: int(number) for name, number in entry.items()}}
         for key, entry in (values.items() if isinstance(values, dict) else ())

@@ -155,6 +155,7 @@ def apply_loras(
     check: Callable[[], object] = lambda: None,
     on: torch.device | None = None,
     over: bool = False,
+    copies: Collection[str] = (),
 ) -> list[LoraReport]:
     """Make every parameter original + sum of weight * delta over ``loras``, in their order; [] restores everything.
 
@@ -168,7 +169,8 @@ def apply_loras(
     Sums are made in float32 on the parameter's own device, or on the device ``on``, and rounded once to the parameter's
     dtype. Time and traffic are one read of the originals of the parameters that change, from the file where something
     was added to them before; memory beyond them is one parameter in float32. With ``over`` a sum is written over the
-    one before it, where it stands; only for networks whose parameters nobody else looks at.
+    one before it, where it stands; only for networks whose parameters nobody else looks at. The parameters named in
+    ``copies`` are the networks' own from the beginning, no views of the file: sums and originals are written into them.
     """
     by_kind = {network.kind: network for network in networks.values()}
     if len(by_kind) != len(networks):
@@ -189,13 +191,14 @@ def apply_loras(
 
     for kind, network in by_kind.items():
         for parameter in [name for name in network.patches if (kind, name) not in plan]:
-            network.restore(parameter)
+            network.restore(parameter, over=parameter in copies)
             del network.patches[parameter]
     scratch = _Scratch()
     for (kind, parameter), additions in changed.items():
         check()
         network = by_kind[kind]
-        _patch(network, parameter, additions, scratch, on, over=over)
+        whose = parameter in copies or (over and parameter in network.patches)
+        _patch(network, parameter, additions, scratch, on, over=whose)
         network.patches[parameter] = _note(additions)
     return reports
 
@@ -331,14 +334,13 @@ def _patch(
     *,
     over: bool,
 ) -> None:
-    """Compute one parameter anew from its original."""
+    """Compute one parameter anew from its original; ``over`` itself where it is in memory of its own."""
     current = network.module.get_parameter(parameter)
     stored, device = network.original(parameter), on or current.device
     # What nothing was added to yet is the original itself, and need not come from the file once more.
     bare = parameter not in network.patches and current.device == device and current.dtype == stored.dtype
     original = current.data if bare else stored.to(device)
-    # What was patched before is a sum in memory of its own, and not the mapped file.
-    over = over and parameter in network.patches and current.is_contiguous()
+    over = over and current.is_contiguous()
     target = current.data if over else torch.empty_like(current, memory_format=torch.contiguous_format)
     if over:
         network.patches[parameter] = _UNFINISHED

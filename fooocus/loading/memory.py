@@ -12,6 +12,7 @@ Only the worker's own thread touches this object.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -39,14 +40,14 @@ from fooocus.loading.lora import (
     match_loras,
     read_lora,
 )
-from fooocus.loading.needs import network_need, together
+from fooocus.loading.needs import recipe_need
 from fooocus.loading.network import Network
 from fooocus.loading.order import Layer, layers_in_order
 from fooocus.loading.placement import Held, let_go, send_ahead, send_home
 from fooocus.loading.streaming import Stream
 from fooocus.loading.tensors import torch_dtype
 from fooocus.memory.batches import MOST, fewer
-from fooocus.memory.need import RING_BYTES, Need, sdxl_vae
+from fooocus.memory.need import RING_BYTES, Need
 from fooocus.memory.plan import DRIVER_BYTES, Berth, Plan, Space, Stage, make_plan, step_down, work_bytes
 from fooocus.request import Size
 
@@ -96,6 +97,7 @@ class Memory:
         self._clock = itertools.count(1)
         self._check: Callable[[], object] = _never
         self._hurries = True  # whether networks travel ahead of their turn
+        self._made_room = False  # since the plan was made, because memory ran out beside networks that rested
 
     @contextmanager
     def interruptible(self, check: Callable[[], object]) -> Iterator[None]:
@@ -134,6 +136,8 @@ class Memory:
 
     def arrange(self, base: Path, refiner: Path | None, size: Size, *, guided: bool) -> Plan:
         """Decide what is kept where for a picture of these prepared checkpoints and this size."""
+        self.device.keep_clear()
+        self._made_room = False
         need = self._need(base, refiner, size, guided=guided)
         space = self._space()
         steps = self._limits.steps(limits_key(self.device.reason, space, need), space)
@@ -143,14 +147,18 @@ class Memory:
     def step_down(self, stage: Stage) -> Plan | None:
         """Go over to the next smaller plan, after memory ran out in ``stage``; None when there is none.
 
-        Everything that is not in use leaves the device. What was too much is remembered. If a network was sent ahead of
-        its turn, or graphs kept memory, that was too much and not the plan, which then stays; nothing is sent ahead
-        from then on.
+        Everything that is not in use leaves the device. What was too much is remembered. If graphs kept memory, or
+        another network rested there, that was too much and not the plan, which then stays, the latter once. So it does
+        if a network was sent ahead of its turn; nothing is sent ahead from then on.
         """
         if self.plan is not None and self._clearing.drop_graphs():
             return self.plan
         if self.plan is not None and any(held.ahead is not None for held in self._held.values()):
             self._hurries = False
+            self.make_room()
+            return self.plan
+        if self.plan is not None and not self._made_room and sum(held.placed for held in self._held.values()) > 1:
+            self._made_room = True
             self.make_room()
             return self.plan
         lower = step_down(self.plan, stage) if self.plan is not None else None
@@ -188,19 +196,20 @@ class Memory:
         model = self._models[(*_stamp(path), role)]
         berth = self._berth(role, kind)
         held = self._hold_network(path, role, kind, berth)
+        held.stays = berth.way == "stays"
         with held.in_use():
             streams = self._ready(held, path, role, kind, berth)
             loras = model.loras if held.network.kind != "vae" else []
+            change = functools.partial(apply_loras, targets=model.targets, check=self._check)
             if held.stream is not None and streams:
                 held.stream.unbind()
                 if held.stream.widens:  # sums in the narrow format would be rounded twice
                     held.stream.bind(lora_sums(kind, loras, model.targets))
                 else:
-                    where = held.stream.device
-                    apply_loras({kind: held.network}, loras, targets=model.targets, check=self._check, on=where)
+                    change({kind: held.network}, loras, on=held.stream.device, copies=held.copies)
                     held.stream.bind()
             elif held.network.kind != "vae":
-                apply_loras({kind: held.network}, loras, targets=model.targets, check=self._check, over=True)
+                change({kind: held.network}, loras, over=True, copies=held.copies)
             yield held.network.module
 
     @contextmanager
@@ -218,7 +227,7 @@ class Memory:
                 if held.placed:
                     send_home(held, self.device)
             elif self.device.apart:
-                self._clearing.place(held, self._work_bytes("decoding", held.size_bytes))
+                self._clearing.place(held, self._work_bytes("decoding", held.size_bytes), self._spare_bytes)
             yield held.network.module
 
     def travels(self, role: Role) -> bool:
@@ -257,24 +266,9 @@ class Memory:
         return self._clearing.everything()
 
     def _need(self, base: Path, refiner: Path | None, size: Size, *, guided: bool) -> Need:
-        texts, unets, vae = [], [], None
         files: tuple[tuple[Path | None, Role], ...] = ((base, "base"), (refiner, "refiner"))
-        for path, role in files:
-            if path is None:
-                continue
-            checkpoint = self._models[(*_stamp(path), role)].checkpoint
-            blueprints, file = checkpoint.architecture.blueprints, checkpoint.file
-            encoders = [
-                network_need(blueprints[k], file, self.device.dtype) for k in checkpoint.architecture.family.text
-            ]
-            texts.append(together(encoders))
-            unets.append(network_need(blueprints["unet"], file, self.device.dtype))
-            if "vae" in blueprints and vae is None:
-                vae = network_need(blueprints["vae"], file, self.vae_dtype)
-        if vae is None:  # it lies in a file of its own; the base is no VAE's size
-            vae = sdxl_vae(self.vae_dtype.itemsize)
-        refining = unets[1] if len(unets) > 1 else None
-        return Need(tuple(texts), unets[0], refining, vae, size.width, size.height, guided=guided)
+        opened = [self._models[(*_stamp(path), role)].checkpoint for path, role in files if path is not None]
+        return recipe_need(opened, self.device.dtype, self.vae_dtype, size, guided=guided)
 
     def _space(self) -> Space:
         """Return what there is. What resting networks hold is free: they leave when their room is wanted."""
@@ -285,7 +279,9 @@ class Memory:
         free = self.device.free_bytes()
         if free is not None:
             free += sum(held.device_bytes for held in self._held.values())
-        return Space(True, self.device.total_bytes(), free, main, main_free)
+        if self.device.common:  # what is planned for the one is not there for the other
+            main_free -= free or 0
+        return Space(True, self.device.total_bytes(), free, main, main_free, whole=self.device.decodes_whole)
 
     def _berth(self, role: Role, kind: Kind) -> Berth:
         if self.plan is None:
@@ -354,15 +350,15 @@ class Memory:
             self._streaming(held, path, role, kind, berth)
             work = None if self._widened(berth) else self._work_bytes(stage, 0)
             if held.settled_for(berth):
-                self._clearing.clear(work or 0)
+                self._clearing.clear(work or 0, self._spare_bytes if work else 0)
                 return True
             if held.settled and held.users == 1:  # for another size, or there was another amount of memory
                 send_home(held, self.device)
             if not held.settled:
-                self._clearing.settle(held, berth, self._ring_bytes(held), work)
+                self._clearing.settle(held, berth, self._ring_bytes(held), work, self._spare_bytes)
             return True
         if self.device.apart:
-            self._clearing.place(held, self._work_bytes(stage, held.size_bytes))
+            self._clearing.place(held, self._work_bytes(stage, held.size_bytes), self._spare_bytes)
         return False
 
     def _order(self, path: Path, role: Role, kind: Kind) -> tuple[Layer, ...]:
@@ -382,6 +378,11 @@ class Memory:
 
     def _ring_bytes(self, held: Held) -> int:
         return min(RING_BYTES, 2 * held.size_bytes)
+
+    @property
+    def _spare_bytes(self) -> int:
+        """What a plan leaves free on the card; networks that need not stay make room for it, too."""
+        return self.plan.space.spare_bytes if self.plan is not None else 0
 
     def _work_bytes(self, stage: Stage, size: int) -> int:
         """Return what the plan says that the work takes beside the weights."""

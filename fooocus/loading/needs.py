@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from fooocus.families.records import Blueprint
+from fooocus.loading.checkpoint import Checkpoint
 from fooocus.loading.tensors import TensorFile, torch_dtype
-from fooocus.memory.need import Network
+from fooocus.memory.need import Need, Network, sdxl_vae
+from fooocus.request import Size
 
 _OPENED = ("token_embedding.weight", "position_embedding.weight", "text_projection.weight")
 _ONCE = (".attn2.to_k.weight", ".attn2.to_v.weight", ".attn2.to_k.bias", ".attn2.to_v.bias")
@@ -42,6 +45,23 @@ def network_need(blueprint: Blueprint, file: TensorFile, dtype: torch.dtype) -> 
         width=widths[0],
         context=config.get("cross_attention_dim", 0),
     )
+
+
+def recipe_need(
+    checkpoints: Sequence[Checkpoint], dtype: torch.dtype, vae_dtype: torch.dtype, size: Size, *, guided: bool
+) -> Need:
+    """Return what pictures of one size need of a base and perhaps a refiner, in that order."""
+    texts, unets, vae = [], [], None
+    for checkpoint in checkpoints:
+        blueprints, file = checkpoint.architecture.blueprints, checkpoint.file
+        texts.append(together([network_need(blueprints[k], file, dtype) for k in checkpoint.architecture.family.text]))
+        unets.append(network_need(blueprints["unet"], file, dtype))
+        if "vae" in blueprints and vae is None:
+            vae = network_need(blueprints["vae"], file, vae_dtype)
+    if vae is None:  # it lies in a file of its own; the base is no VAE's size
+        vae = sdxl_vae(vae_dtype.itemsize)
+    refining = unets[1] if len(unets) > 1 else None
+    return Need(tuple(texts), unets[0], refining, vae, size.width, size.height, guided=guided)
 
 
 def together(networks: list[Network]) -> Network:

@@ -61,10 +61,16 @@ class Network:
         owner, _, leaf = name.rpartition(".")
         self.module.get_submodule(owner).register_parameter(leaf, nn.Parameter(value, requires_grad=False))
 
-    def restore(self, name: str) -> None:
-        """Make the stored value the parameter ``name`` again, in the device and dtype that the parameter has now."""
+    def restore(self, name: str, *, over: bool = False) -> None:
+        """Make the stored value the parameter ``name`` again, in the device and dtype that the parameter has now.
+
+        With ``over`` it is written where the parameter stands, which must be no view of the file.
+        """
         current = self.module.get_parameter(name)
-        self.put(name, self.original(name).to(device=current.device, dtype=current.dtype))
+        if over:
+            current.data.copy_(self.original(name))
+        else:
+            self.put(name, self.original(name).to(device=current.device, dtype=current.dtype))
 
 
 def load_network(

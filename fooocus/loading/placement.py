@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class Ahead:
         self._sent: list[tuple[Tensor, Mark, dict[str, Piece]]] = []
         left, pieces, nbytes = room_bytes, {}, 0
         for name, tensor in tensors.items():
-            piece = Piece(nbytes, resting(tensor, dtype) if narrow else dtype, tensor)
+            piece = Piece(nbytes, resting(tensor, dtype, lane.device) if narrow else dtype, tensor)
             size = -(-piece.nbytes // 256) * 256
             if size > left:
                 break
@@ -81,7 +81,7 @@ class Held:
 
     ``home`` holds its tensors in main memory while it is whole on the device, ``notes`` what was added to those.
     ``stream`` is how it streams, ``settled`` whether that holds memory on the device now, ``berth`` for which berth it
-    took it.
+    took it. ``stays`` says that the plan counts on it there while others work.
     """
 
     network: Network
@@ -93,6 +93,14 @@ class Held:
     settled: bool = False
     berth: Berth | None = None
     ahead: Ahead | None = None
+    stays: bool = False
+
+    @property
+    def copies(self) -> Collection[str]:
+        """The parameters whose tensors are copies of its own on the device, no views of the file."""
+        if self.home is not None:
+            return self.home.keys()
+        return self.stream.copies if self.stream is not None and self.settled else ()
 
     @property
     def size_bytes(self) -> int:

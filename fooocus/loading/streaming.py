@@ -43,8 +43,8 @@ class _Unit:
     parcel: int | None = None
     pieces: dict[str, Piece] = dataclasses.field(default_factory=dict)
 
-    def nbytes(self, dtype: torch.dtype) -> int:
-        return sum(_aligned(tensor.numel() * resting(tensor, dtype).itemsize) for tensor in self.home.values())
+    def nbytes(self, dtype: torch.dtype, device: torch.device) -> int:
+        return sum(_aligned(tensor.numel() * resting(tensor, dtype, device).itemsize) for tensor in self.home.values())
 
     def name_of(self, leaf: str) -> str:
         return f"{self.layer.name}.{leaf}"
@@ -70,7 +70,7 @@ class Stream:
         ]
         weights = [tensor for unit in self._units for tensor in unit.home.values()]
         self.device = lane.device if lane else weights[0].device
-        self._widens = any(resting(tensor, dtype) != dtype for tensor in weights)
+        self._widens = any(resting(tensor, dtype, self.device) != dtype for tensor in weights)
         self._ring: Ring | None = None
         self._streamed: list[_Unit] = []
         self._parcels: list[Parcel] = []
@@ -97,6 +97,18 @@ class Stream:
         return self.resident_bytes + (self._ring.nbytes if self._ring is not None else 0)
 
     @property
+    def beside_bytes(self) -> int:
+        """What it takes on the device besides: the tables that are always there, and the largest weight it widens."""
+        item, opened, widened = self._dtype.itemsize, 0, 0
+        for unit in self._units:
+            for tensor in unit.home.values():
+                if unit.layer.opened:
+                    opened += tensor.numel() * item
+                elif resting(tensor, self._dtype, self.device) != self._dtype:
+                    widened = max(widened, tensor.numel() * item)
+        return opened + widened
+
+    @property
     def dtype(self) -> torch.dtype:
         """The number format that it computes in."""
         return self._dtype
@@ -105,6 +117,11 @@ class Stream:
     def widens(self) -> bool:
         """Say whether some weights are widened as they are used."""
         return self._widens
+
+    @property
+    def copies(self) -> frozenset[str]:
+        """The parameters that stay on the device: copies of its own, which may be written into."""
+        return frozenset(unit.name_of(leaf) for unit in self._units for leaf in unit.resident or ())
 
     @property
     def packed_bytes(self) -> int:
@@ -139,7 +156,9 @@ class Stream:
         for unit in staying:
             there = {leaf: ahead.get(unit.name_of(leaf)) for leaf in unit.home}
             unit.resident = {
-                leaf: self._keep(tensor, resting(tensor, self._dtype)) if (known := there[leaf]) is None else known
+                leaf: self._keep(tensor, resting(tensor, self._dtype, self.device))
+                if (known := there[leaf]) is None
+                else known
                 for leaf, tensor in unit.home.items()
             }
         if self._parcels:
@@ -154,10 +173,10 @@ class Stream:
     def _parted(self, resident_bytes: int, ring_bytes: int) -> tuple[list[_Unit], list[_Unit]]:
         """Return the layers that stay and those that travel."""
         closed = [unit for unit in self._units if not unit.layer.opened]
-        small = [unit for unit in closed if unit.nbytes(self._dtype) <= SMALL_BYTES]
+        small = [unit for unit in closed if unit.nbytes(self._dtype, self.device) <= SMALL_BYTES]
         others = [unit for unit in closed if unit not in small and not unit.layer.once]
-        sizes = [unit.nbytes(self._dtype) for unit in others]
-        left = max(0, resident_bytes - sum(unit.nbytes(self._dtype) for unit in small))
+        sizes = [unit.nbytes(self._dtype, self.device) for unit in others]
+        left = max(0, resident_bytes - sum(unit.nbytes(self._dtype, self.device) for unit in small))
         stays = choose_resident(sizes, [unit.layer.work for unit in others], left, ring_bytes)
         chosen = list(zip(others, stays, strict=True))
         return [*small, *(unit for unit, stay in chosen if stay)], [unit for unit, stay in chosen if not stay]
@@ -268,6 +287,7 @@ class Stream:
                 if unit.name_of(leaf) in self._network.patches:
                     unit.home[leaf] = piece.within(packed)
                     unit.pieces[leaf] = dataclasses.replace(piece, source=unit.home[leaf])
+            unit.point(unit.home)  # or what main memory had of it would stay until all are packed
         parcel.pieces = [piece for unit in units for piece in unit.pieces.values()]
 
     def _pack(self, units: Sequence[_Unit]) -> None:
@@ -276,12 +296,12 @@ class Stream:
             unit.parcel, unit.pieces = None, {}
         self._streamed, self._parcels, self._sizes = list(units), [], []
         # One that fills more than half of the ring would stop it; it is fetched on the spot.
-        units = [unit for unit in units if unit.nbytes(self._dtype) <= self._ring_bytes // 2]
+        units = [unit for unit in units if unit.nbytes(self._dtype, self.device) <= self._ring_bytes // 2]
         most = min(PARCEL_BYTES, self._ring_bytes // 3)
         groups: list[list[_Unit]] = []
         filled = most
         for unit in units:
-            size = unit.nbytes(self._dtype)
+            size = unit.nbytes(self._dtype, self.device)
             if filled + size > most:
                 groups.append([])
                 filled = 0
@@ -292,7 +312,7 @@ class Stream:
             for unit in group:
                 unit.parcel = number
                 for leaf, tensor in unit.home.items():
-                    piece = unit.pieces[leaf] = Piece(ends[-1], resting(tensor, self._dtype), tensor)
+                    piece = unit.pieces[leaf] = Piece(ends[-1], resting(tensor, self._dtype, self.device), tensor)
                     ends.append(ends[-1] + _aligned(piece.nbytes))
             self._parcels.append(Parcel(ends[-1], [piece for unit in group for piece in unit.pieces.values()]))
             self._sizes.append(len(group))
@@ -337,12 +357,14 @@ class Stream:
         return after
 
 
-def resting(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+def resting(tensor: Tensor, dtype: torch.dtype, device: torch.device | None = None) -> torch.dtype:
     """Return the number format in which a weight rests and travels where it computes in ``dtype``.
 
-    Files may mix formats, so it is every weight's own question: one format for all would round the wider ones.
+    Files may mix formats, so it is every weight's own question: one format for all would round the wider ones. Apple's
+    graphics know no numbers of one byte; those travel in the format of computing.
     """
-    return tensor.dtype if tensor.dtype.itemsize < dtype.itemsize else dtype
+    strange = device is not None and device.type == "mps" and tensor.dtype.itemsize < 2
+    return tensor.dtype if tensor.dtype.itemsize < dtype.itemsize and not strange else dtype
 
 
 def _held(module: nn.Module) -> dict[str, Tensor]:

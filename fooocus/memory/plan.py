@@ -45,6 +45,8 @@ class Space:
     """What a computer has. ``card_free_bytes`` is None where nobody can tell, ``card_bytes`` 0 where unknown.
 
     ``card`` is False where there is nothing but the processor. ``card_free_bytes`` is without what the driver holds.
+    ``whole`` says whether a picture may be decoded in one piece: not all devices have an attention for it that does
+    without the matrix of every place with every other.
     """
 
     card: bool
@@ -52,6 +54,7 @@ class Space:
     card_free_bytes: int | None
     main_bytes: int
     main_free_bytes: int
+    whole: bool = True
 
     @property
     def usable_bytes(self) -> int | None:
@@ -198,7 +201,7 @@ def work_bytes(plan: Plan, stage: Stage) -> int:
         case "sampling", _:
             return max(unet_work(plan.need, unet, together=plan.together) for unet in plan.need.unets)
         case _, "whole":
-            return whole_work(plan.need)
+            return whole_work(plan.need, card=plan.space.card)
         case _, way:
             return striped_work(plan.need, maps=way == "stripes")
 
@@ -233,7 +236,8 @@ def _whole_samplings(space: Space, need: Need) -> Iterator[_Sampling]:
     decoding = striped_work(need, maps=True)
     everything = sum(unets) + sum(others) + need.vae.weight_bytes
     stays = tuple(Berth("stays", size) for size in unets)
-    if usable is None or everything + max(work, whole_work(need), TEXT_WORK_BYTES) <= usable:
+    pixels = whole_work(need, card=True) if space.whole else decoding
+    if usable is None or everything + max(work, pixels, TEXT_WORK_BYTES) <= usable:
         yield _Sampling(stays, peak_bytes=everything + work, staying_bytes=everything, everything=True)
     beside = max(work, need.vae.weight_bytes + decoding, max(others, default=0) + TEXT_WORK_BYTES)
     if usable is None or sum(unets) + beside <= usable:
@@ -290,7 +294,9 @@ def _texts(space: Space, need: Need, sampling: _Sampling) -> Iterator[tuple[Bert
         largest = max(text.weight_bytes for text in need.texts)
         if sampling.everything:
             yield Berth("stays"), beside + TEXT_WORK_BYTES
-        if usable is None or beside + largest + TEXT_WORK_BYTES <= usable:
+        # What computes in wider numbers than it is stored in would be copied whole in main memory first.
+        narrow = any(text.widen_bytes for text in need.texts)
+        if not narrow and (usable is None or beside + largest + TEXT_WORK_BYTES <= usable):
             yield Berth("takes turns"), beside + largest + TEXT_WORK_BYTES
         streamed = max(text.opened * text.itemsize + text.widen_bytes for text in need.texts)
         streamed += RING_BYTES + TEXT_WORK_BYTES
@@ -308,13 +314,13 @@ def _decodings(space: Space, need: Need, beside: int) -> Iterator[tuple[Decoding
     weights = need.vae.weight_bytes
     if space.card:
         ways: tuple[tuple[Decoding, int], ...] = (
-            ("whole", whole_work(need)),
+            ("whole", whole_work(need, card=True)),
             ("stripes", striped_work(need, maps=True)),
             ("stripes in main memory", striped_work(need, maps=False)),
         )
-        for way, work in ways:
+        for way, work in ways if space.whole else ways[1:]:
             if usable is None or beside + weights + work <= usable:
                 yield way, beside + weights + work
-    elif whole_work(need) <= (space.main_free_bytes * WHOLE_SHARE):
+    elif whole_work(need, card=False) <= (space.main_free_bytes * WHOLE_SHARE):
         yield "whole", 0
     yield "processor", 0

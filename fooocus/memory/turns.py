@@ -24,11 +24,12 @@ def base_apart(plan: Plan) -> bool:
 
 
 def pixels_apart(plan: Plan) -> bool:
-    """Say whether decoding sends the network home that sampled last."""
+    """Say whether decoding sends a network home that the next picture wants again."""
     if plan.base.way == "processor" or plan.decoding == "processor":
         return False
-    last = _on_card(plan.need.unets[-1], plan.unets[-1])
-    return _crowded(plan, last + plan.need.vae.weight_bytes + work_bytes(plan, "decoding"))
+    there = [_on_card(unet, berth) for unet, berth in zip(plan.need.unets, plan.unets, strict=True)]
+    resting = there[-1] if base_apart(plan) else sum(there)
+    return _crowded(plan, resting + plan.need.vae.weight_bytes + work_bytes(plan, "decoding"))
 
 
 def _crowded(plan: Plan, wanted_bytes: int) -> bool:
@@ -36,7 +37,11 @@ def _crowded(plan: Plan, wanted_bytes: int) -> bool:
     if all(berth.resident_bytes == 0 for berth in plan.unets):
         return False
     free = plan.space.card_free_bytes
-    return plan.base.way != "stays" if free is None else wanted_bytes > free
+    if free is None:
+        return plan.base.way != "stays"
+    # What need not stay leaves for the sake of the spare, too.
+    spare = 0 if plan.base.way == "stays" else plan.space.spare_bytes
+    return wanted_bytes + spare > free
 
 
 def _on_card(unet: Network, berth: Berth) -> int:

@@ -131,7 +131,9 @@ def _linux_cards(root: Path) -> list[Card]:
     for device in sorted(root.glob("sys/class/drm/card*/device")):
         vendor = _read(device / "vendor").strip()
         memory = _read(device / "mem_info_vram_total").strip()
-        if vendor in _VENDORS and (vendor == "0x1002" or (device / "driver").resolve().name == "xe"):
+        # Of Intel's, what the launcher takes for a card: older graphics within processors sit on PCI bus 0.
+        apart = (device / "driver").resolve().name == "xe" or not device.resolve().name.startswith("0000:00:")
+        if vendor in _VENDORS and (vendor == "0x1002" or apart):
             name = _read(device / "product_name").strip() or f"{_VENDORS[vendor].upper()} graphics"
             cards.append(Card(_VENDORS[vendor], name, int(memory) if memory.isdigit() else 0))
     return cards

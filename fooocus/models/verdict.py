@@ -98,7 +98,8 @@ def _space(computer: Computer, card: Card | None) -> Space:
     if card is None:
         return Space(False, 0, None, computer.memory_bytes, main_free)
     size = int(card.memory_bytes * (_APPLE_SHARE if card.maker == "apple" else 1))
-    return Space(True, size, size - DRIVER_BYTES if size else None, computer.memory_bytes, main_free)
+    free = size - DRIVER_BYTES if size else None
+    return Space(True, size, free, computer.memory_bytes, main_free, whole=card.maker not in ("apple", "intel"))
 
 
 def _itemsize(card: Card | None) -> int:

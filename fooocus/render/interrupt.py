@@ -68,10 +68,20 @@ def interruptible(
 
 
 def marks_on(device: torch.device) -> Callable[[], Mark | None] | None:
-    """Return how marks are set on a device, or ``None`` where Python waits for its work anyway or cannot ask.
+    """Return how marks are set on a device, or ``None`` where Python waits for its work anyway or may not ask.
+
+    On Apple's graphics a mark is reached only when something else sends the work: to wait for one could be for ever.
 
     While a graph is recorded there are none: the card does nothing then, and to ask it would spoil the recording.
     """
+    if device.type == "xpu":
+
+        def intel() -> Mark:
+            event = torch.xpu.Event()
+            event.record(torch.xpu.current_stream(device))
+            return event
+
+        return intel
     if device.type != "cuda":
         return None
 

@@ -44,10 +44,12 @@ def with_room(
             memory.too_many(pictures)
             notice(f"{full} ran out. Fewer pictures are made at once.")
             raise TooMany
+        before = memory.plan
         lower = memory.step_down(stage)
         if lower is None:
             break
-        notice(f"{full} ran out. {sentence(lower)}")
+        how = "Other networks made room." if lower is before else sentence(lower)
+        notice(f"{full} ran out. {how}")
     if not memory.device.apart:
         raise DeviceOutOfMemory("Main memory ran out.", "Close other programs, or choose a smaller size.")
     raise DeviceOutOfMemory(

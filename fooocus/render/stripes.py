@@ -26,6 +26,7 @@ from fooocus.memory.need import STRIPE_BYTES
 # Live copies of a stripe while it is normalised, activated and convolved.
 _COPIES = 4
 _QUERIES = 1024  # rows of attention computed at once, where no fused kernel takes heads as wide as the VAE's
+_MOST_ON_METAL = 16384  # places; half of where it goes wrong
 
 
 class _Map:
@@ -182,10 +183,19 @@ def _attend(attention: Any, x: Tensor) -> Tensor:
     """Attend with one wide head, some rows at a time, so that the matrix of weights never exists as a whole."""
     height, width = x.shape[2:]
     tokens = attention.group_norm(x).flatten(2).transpose(1, 2)  # (1, C, h, w) -> (1, h*w, C)
-    query, key, value = attention.to_q(tokens), attention.to_k(tokens), attention.to_v(tokens)
+    where = _attends_on(x.device, tokens.shape[1])
+    query, key, value = (to(tokens).to(where) for to in (attention.to_q, attention.to_k, attention.to_v))
     parts = [F.scaled_dot_product_attention(part, key, value) for part in query.split(_QUERIES, dim=1)]
-    mixed = attention.to_out[0](torch.cat(parts, dim=1))
+    mixed = attention.to_out[0](torch.cat(parts, dim=1).to(x.device))
     return x + mixed.transpose(1, 2).unflatten(2, (height, width))
+
+
+def _attends_on(device: torch.device, places: int) -> torch.device:
+    """Return where to attend to so many places: Metal's products of M1 and M2 go wrong over 32767 terms and more.
+
+    (PyTorch's issues 177116 and 193487.) It is one layer, once a picture, and only of very large ones.
+    """
+    return torch.device("cpu") if device.type == "mps" and places > _MOST_ON_METAL else device
 
 
 def _conv(

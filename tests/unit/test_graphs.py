@@ -267,7 +267,7 @@ def test_graphs_leave_with_the_weights_they_were_recorded_with(tiny: Path, tmp_p
 
 def test_what_graphs_keep_for_themselves_is_nobody_elses(tiny: Path, tmp_path: Path) -> None:
     """Another network that needs the room gets it by sending the recorded one away, not by running out of memory."""
-    card = fake_card(64 * 2**20)
+    card = fake_card(64 * 2**30)
     memory = Memory(card)
     engine = Engine(Config(outputs=tmp_path, data=tmp_path), memory=memory, previews=False)
     recorder = FakeRecorder()
@@ -289,6 +289,7 @@ def test_what_graphs_keep_for_themselves_is_nobody_elses(tiny: Path, tmp_path: P
         assert memory._clearing.free_bytes() == card.free_bytes(), "for its own work it is there"
     before = memory.plan
     assert memory.step_down("decoding") is before and not replays._recorded, "they go before the plan does"
+    assert memory.step_down("decoding") is before, "and so do networks that rest"
     assert memory.step_down("decoding") is not before
 
 

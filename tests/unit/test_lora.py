@@ -142,6 +142,25 @@ def test_another_weight_is_written_over_the_sum_before(three: list[Lora], dtype:
     assert hashlib.sha256((tiny_folder() / BASE).read_bytes()).digest() == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_copies_on_a_card_are_written_into_from_the_first_sum_on(three: list[Lora], dtype: torch.dtype) -> None:
+    """Else a card would hold every weight that stays there twice, until the last sum is made."""
+    networks, fresh = load(dtype), load(dtype)
+    for network in networks.values():
+        for name in network.names():
+            network.put(name, network.module.get_parameter(name).data.clone())  # as they are on a card
+    before = hashlib.sha256((tiny_folder() / BASE).read_bytes()).digest()
+    copies = {name for network in networks.values() for name in network.names()}
+    places = {place: value.data_ptr() for place, value in values(networks).items()}
+    for history in ([(0, 0.5), (2, 1.0)], [(0, -2.0), (1, 0.3)], [(2, 0.7)], []):
+        loras = [(three[n], weight) for n, weight in history]
+        apply_loras(networks, loras, copies=copies)
+        apply_loras(fresh, loras)
+        assert_same(values(networks), values(fresh))
+        assert places == {place: value.data_ptr() for place, value in values(networks).items()}
+    assert hashlib.sha256((tiny_folder() / BASE).read_bytes()).digest() == before
+
+
 def test_what_nothing_was_added_to_yet_is_its_own_original(three: list[Lora]) -> None:
     """On a card the weights need not cross the bus once more; only what was added to before is read from the file."""
     moved = load()

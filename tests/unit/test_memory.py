@@ -16,6 +16,7 @@ from torch import nn
 
 from fooocus.config import Config
 from fooocus.errors import BrokenPicture, DeviceOutOfMemory
+from fooocus.families.records import Kind
 from fooocus.loading import memory as memory_module
 from fooocus.loading.checkpoint import open_checkpoint
 from fooocus.loading.device import choose_device, is_out_of_memory
@@ -166,7 +167,7 @@ class Fault:
         """Run out inside of a network: the third block of a pass of the wanted part."""
         self.checks[self.now] += 1
         wanted = {"step": "sampling", "decode": "decoding"}.get(self.stage, "")
-        if self.now == wanted and self.checks[self.now] == 3 and self.left:
+        if self.now == wanted and self.checks[self.now] >= 3 and self.left:
             self.left -= 1
             raise torch.OutOfMemoryError("full")
 
@@ -233,7 +234,8 @@ def test_memory_that_runs_out_anywhere_costs_no_picture(
     print(f"\n| {stage} | {tier} | {how} |")  # the table in benchmarks/out_of_memory.md: pytest -s
     # Where another network could leave instead, it did, and nobody needs to know; what is there need not be loaded.
     assert len(fell) <= 1 and (stage in ("load", "refiner") or len(fell) == 1 - fault.left == 1)
-    assert memory.plan is not None and (not fell or fell[0].endswith(sentence(memory.plan)))
+    assert memory.plan is not None
+    assert not fell or fell[0].endswith((sentence(memory.plan), "Other networks made room."))
     memory.make_room()
     del rendered
     assert card.account.used_bytes == 0
@@ -285,6 +287,7 @@ def test_plans_that_failed_are_remembered_until_there_is_more(tmp_path: Path, re
     memory = Memory(card, limits=Limits(file))
     engine = engine_with(tmp_path, memory)
     fault = Fault("step", card)
+    fault.left = 2  # the first time it may have been for what rested beside it
     engine.render(recipe, Watch(stage=fault.begins, check=fault.check))
     assert memory.plan is not None and memory.plan.steps.sampling == 1
     assert [entry["sampling"] for entry in json.loads(file.read_text()).values()] == [1]
@@ -298,6 +301,19 @@ def test_plans_that_failed_are_remembered_until_there_is_more(tmp_path: Path, re
     limits = Limits(file)
     assert limits.steps(key, little).sampling == 1 and limits.steps("another card", more) == Steps()
     assert limits.steps(key, more) == Steps() and json.loads(file.read_text()) == {}
+
+
+def test_what_was_too_much_is_tried_again_after_a_day(tmp_path: Path) -> None:
+    """Perhaps another program had the card only then."""
+    file, clock = tmp_path / "memory.json", [1_000_000.0]
+    space = Space(True, 8 * GIB, 7 * GIB, 16 * GIB, 12 * GIB)
+    limits = Limits(file, lambda: clock[0])
+    lower = make_plan(space, sdxl_need(), Steps(0, 1, 0))
+    for later, kept in ((0, True), (86_399, True), (86_400, False), (-10, False)):
+        limits.note("a", lower)
+        clock[0] += later
+        assert (limits.steps("a", space) == Steps(0, 1, 0)) == kept
+        assert bool(json.loads(file.read_text())) == kept
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"text": -1}}', "\x00", '{"a": {"text": "x"}}'])
@@ -321,7 +337,9 @@ def test_running_out_again_and_again_is_told_in_words(
     told: list[str] = []
     with pytest.raises(DeviceOutOfMemory, match="memory ran out"):
         engine.render(recipe, Watch(notice=told.append))
-    assert len([text for text in told if "ran out" in text]) == 3, "whole, stripes, main memory, processor"
+    fell = [text for text in told if "ran out" in text]
+    assert len(fell) == 4, "others leave; whole, stripes, main memory, processor"
+    assert fell[0].endswith("Other networks made room.")
 
 
 def test_the_refiner_travels_while_the_base_still_works(
@@ -385,6 +403,72 @@ def test_what_is_sent_ahead_leaves_free_what_no_plan_touches(tiny: Path, monkeyp
         card.account.give(64 * 2**20)
         memory.expect(refiner, "refiner", "unet")
         assert used - 64 * 2**20 < card.account.used_bytes <= used
+
+
+@pytest.mark.parametrize("tier", ["everything stays", "take turns", "streams in part"])
+def test_sums_take_the_place_of_what_stays_on_the_card(tiny: Path, monkeypatch: pytest.MonkeyPatch, tier: str) -> None:
+    """A small card has no room for its weights and for their sums."""
+    base, lora = tiny / "tiny_base.safetensors", tiny / "tiny_offset_lora.safetensors"
+    limits = Limits(None)
+    monkeypatch.setattr(limits, "steps", lambda key, space: TIERS[tier])
+    # In the numbers of the file: what is widened as it is used gets its sums then, and needs no memory for them.
+    memory = Memory(dataclasses.replace(fake_card(), dtype=torch.float16), limits=limits)
+    memory.prepare(base, "base")
+    memory.arrange(base, None, Size(64, 64), guided=True)
+    places: list[dict[str, int]] = []
+    for weights in ([], [(lora, 0.5)], [(lora, 0.7)], []):
+        memory.prepare(base, "base", weights)
+        with memory.use(base, "base", "unet"):
+            (held,) = (held for held in memory._held.values() if held.network.kind == "unet")
+            module = held.network.module
+            stay = {name: module.get_parameter(name) for name in held.copies}
+            if held.stream is not None:  # what stays is shown while it does not work
+                held.stream.unbind()
+                stay = {name: module.get_parameter(name) for name in held.copies}
+                held.stream.bind()
+            places.append({name: parameter.data_ptr() for name, parameter in stay.items()})
+            assert bool(held.network.patches) == bool(weights)
+    assert len(places[0]) > 100 and places[1:] == places[:1] * 3
+
+
+def test_for_the_spare_only_those_leave_that_need_not_stay(tiny: Path) -> None:
+    base = tiny / "tiny_base.safetensors"
+    memory = Memory(fake_card())
+    memory.prepare(base, "base")
+    kinds: tuple[Kind, ...] = ("text_l", "unet")
+    for kind in kinds:
+        with memory.use(base, "base", kind):
+            pass
+    held = {one.network.kind: one for one in memory._held.values()}
+    held["unet"].stays = True
+    free = memory._clearing.free_bytes()
+    assert free is not None
+    memory._clearing.clear(free, 10**12)
+    assert held["unet"].placed and not held["text_l"].placed
+    memory._clearing.clear(free + 10**12)
+    assert not held["unet"].placed, "for the work itself it does leave"
+
+
+def test_other_networks_give_way_before_the_plan_does_but_once(tiny: Path) -> None:
+    base, card = tiny / "tiny_base.safetensors", fake_card(64 * GIB)
+    memory = Memory(card)
+    memory.prepare(base, "base")
+    plan = memory.arrange(base, None, Size(64, 64), guided=True)
+    kinds: tuple[Kind, ...] = ("text_l", "unet")
+
+    def bring() -> None:
+        for kind in kinds:
+            with memory.use(base, "base", kind):
+                pass
+
+    bring()
+    assert memory.step_down("sampling") is plan and card.account.used_bytes == 0
+    bring()
+    lower = memory.step_down("sampling")
+    assert lower is not None and lower.steps.sampling > plan.steps.sampling
+    assert memory.arrange(base, None, Size(64, 64), guided=True).steps.sampling == lower.steps.sampling
+    bring()
+    assert memory.step_down("sampling") is memory.plan, "for the next picture it is asked anew"
 
 
 def test_loras_stay_on_the_card_when_their_network_leaves_it(tiny: Path) -> None:

@@ -50,10 +50,10 @@ def test_every_plan_stays_within_its_card(card_gib: int, itemsize: int, main_gib
     [
         (2, "streams", "streams", "stripes in main memory"),
         (4, "streams", "takes turns", "stripes"),
-        (6, "streams", "takes turns", "whole"),
+        (6, "streams", "takes turns", "stripes"),
         (8, "takes turns", "takes turns", "whole"),
         (12, "takes turns", "takes turns", "whole"),
-        (16, "stays", "takes turns", "whole"),
+        (16, "stays", "takes turns", "stripes"),
         (24, "stays", "stays", "whole"),
     ],
 )

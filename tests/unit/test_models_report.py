@@ -104,6 +104,23 @@ def test_the_computer_is_read_from_system_files(tmp_path: Path) -> None:
     assert found.cards == (Card("amd", "AMD graphics", 16 << 30),)
 
 
+@pytest.mark.parametrize(
+    ("address", "driver", "seen"),
+    [("0000:03:00.0", "i915", True), ("0000:00:02.0", "xe", True), ("0000:00:02.0", "i915", False)],
+)
+def test_intels_cards_are_those_that_the_launcher_takes(tmp_path: Path, address: str, driver: str, seen: bool) -> None:
+    root = fake_root(tmp_path)
+    place = root / "sys/devices" / address
+    place.mkdir(parents=True)
+    (place / "vendor").write_text("0x8086\n")
+    (root / "sys/drivers" / driver).mkdir(parents=True)
+    (place / "driver").symlink_to(root / "sys/drivers" / driver)
+    (root / "sys/class/drm/card7").mkdir(parents=True)
+    (root / "sys/class/drm/card7/device").symlink_to(place)
+    makers = [card.maker for card in look(tmp_path, root, "linux", lambda command: "").cards]
+    assert ("intel" in makers) == seen
+
+
 def test_nvidias_tool_is_believed_first(tmp_path: Path) -> None:
     answer = "NVIDIA GeForce RTX 3060, 12288, 8.6\nNVIDIA GeForce GTX 1050 Ti, 4096, 6.1\n"
     found = look(tmp_path, fake_root(tmp_path), "linux", lambda command: answer)
