@@ -145,18 +145,18 @@ STAGES = ("load", "text", "step", "refiner", "decode")
 TIERS = {
     "everything stays": Steps(),
     "UNets stay": Steps(0, 1, 0),
-    "take turns": Steps(1, 2, 1),
-    "streams in part": Steps(2, 4, 1),
-    "streams": Steps(2, 5, 2),
-    "streams, apart": Steps(2, 6, 2),
+    "take turns": Steps(0, 2, 1),
+    "streams in part": Steps(1, 4, 1),
+    "streams": Steps(1, 5, 2),
+    "streams, apart": Steps(1, 6, 2),
 }
 
 
 class Fault:
-    """Be out of memory once, in one stage of a picture."""
+    """Be out of memory in one stage of a picture: once, or twice where at first others may have been in the way."""
 
     def __init__(self, stage: str, card: FakeCard) -> None:
-        self.stage, self.now, self.left = stage, "", 1
+        self.stage, self.now, self.left = stage, "", 2 if stage in ("step", "decode") else 1
         card.account.full = lambda what: what != "work" and stage in ("load", "refiner") and self.due(stage)
         self.checks: Counter[str] = Counter()
 
@@ -230,12 +230,14 @@ def test_memory_that_runs_out_anywhere_costs_no_picture(
     assert close(rendered.latents, expected)
     assert steps == [1, 2, 3, 4], "a step that failed is done again, and told once"
     fell = [text for text in told if "memory ran out" in text]
+    cleared = [text for text in fell if text.endswith("Other networks made room.")]
+    assert cleared == (fell[:1] if stage in ("step", "decode") else [])
+    fell = fell[len(cleared) :]
     how = fell[0] if fell else "another network left" if not fault.left else "nothing had to be loaded"
     print(f"\n| {stage} | {tier} | {how} |")  # the table in benchmarks/out_of_memory.md: pytest -s
     # Where another network could leave instead, it did, and nobody needs to know; what is there need not be loaded.
     assert len(fell) <= 1 and (stage in ("load", "refiner") or len(fell) == 1 - fault.left == 1)
-    assert memory.plan is not None
-    assert not fell or fell[0].endswith((sentence(memory.plan), "Other networks made room."))
+    assert memory.plan is not None and (not fell or fell[0].endswith(sentence(memory.plan)))
     memory.make_room()
     del rendered
     assert card.account.used_bytes == 0
@@ -287,7 +289,6 @@ def test_plans_that_failed_are_remembered_until_there_is_more(tmp_path: Path, re
     memory = Memory(card, limits=Limits(file))
     engine = engine_with(tmp_path, memory)
     fault = Fault("step", card)
-    fault.left = 2  # the first time it may have been for what rested beside it
     engine.render(recipe, Watch(stage=fault.begins, check=fault.check))
     assert memory.plan is not None and memory.plan.steps.sampling == 1
     assert [entry["sampling"] for entry in json.loads(file.read_text()).values()] == [1]
