@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,6 +19,8 @@ from fooocus.diffusion.denoisers import Predict
 from fooocus.families.graphs import Ask, Inputs
 from fooocus.families.graphs import ask as ask_unet
 from fooocus.families.records import Family
+from fooocus.memory.need import TOKENS
+from fooocus.memory.plan import Plan
 from fooocus.render.text import TextConditioning, match_lengths
 from fooocus.request import Recipe
 
@@ -69,6 +72,18 @@ def sizes_at(recipe: Recipe, family: Family) -> SizesAt:
         return positive, negative
 
     return answer
+
+
+def asks_together(plan: Plan | None, prompts: Prompts) -> bool:
+    """Say whether prompt and negative prompt shall be asked in one call.
+
+    The plan must have the memory for it; and where little is there, so that weights stream, it counts on the keys and
+    values of texts of usual lengths: long ones, repeated to a common length, would be many times that.
+    """
+    if plan is None:
+        return True
+    tokens = 2 * math.lcm(prompts.cond.context.shape[1], prompts.uncond.context.shape[1])
+    return plan.together and (tokens <= 2 * TOKENS or plan.base.way != "streams")  # so much the spare can bear
 
 
 def predictor(

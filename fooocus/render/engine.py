@@ -41,7 +41,7 @@ from fooocus.models.elsewhere import placed
 from fooocus.models.hashes import FileMemory
 from fooocus.prompt.plan import plan
 from fooocus.prompt.stock import load_stock
-from fooocus.render.conditioning import Prompts, predictor, sizes_at
+from fooocus.render.conditioning import Prompts, asks_together, predictor, sizes_at
 from fooocus.render.fast import FastPath
 from fooocus.render.hashes import FileHashes
 from fooocus.render.interrupt import interruptible
@@ -361,7 +361,7 @@ class Engine:
             placed.enter_context(self._fast.arithmetic(unet, recipe.size))
             loras = self._memory.added(path, role, ("unet",))
             ask = self._fast.ask(unet, travels=self._memory.travels(role), loras=loras, notice=watch.notice)
-            together = self._memory.plan is None or self._memory.plan.together
+            together = asks_together(self._memory.plan, prompts)
             predict = predictor(unet, prompts, sizes, guided=recipe.guidance != 1, together=together, ask=ask)
             return denoiser(predict, table, architecture.prediction, recipe.guidance)
 

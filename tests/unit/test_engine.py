@@ -30,9 +30,11 @@ from fooocus.families.records import Family
 from fooocus.families.sdxl import SDXL_BASE, SDXL_REFINER
 from fooocus.images.metadata import read_recipe, without_folders
 from fooocus.jobs.worker import Control, WorkItem, perform
+from fooocus.memory.need import sdxl_need
+from fooocus.memory.plan import DRIVER_BYTES, GIB, Space, make_plan
 from fooocus.prompt.plan import plan
 from fooocus.prompt.styles import load_styles
-from fooocus.render.conditioning import Prompts, predictor, sizes_at
+from fooocus.render.conditioning import Prompts, asks_together, predictor, sizes_at
 from fooocus.render.engine import Engine
 from fooocus.render.text import TextConditioning
 from fooocus.render.watch import Watch
@@ -364,6 +366,27 @@ def test_prompt_and_negative_prompt_are_asked_as_the_plan_says(
         cond, uncond = predict(torch.zeros(1, 4, 8, 8), 1.0)
         assert uncond is not None and (cond.mean(), uncond.mean()) == (2.0, 3.0)
     assert unet.batches == batches
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "windows", "together"),
+    [
+        (4, (1, 1), True),
+        (4, (2, 2), True),
+        (4, (1, 2), True),
+        (4, (3, 2), False),
+        (4, (4, 4), True),
+        (4, (5, 5), False),
+        (24, (3, 2), True),
+    ],
+)
+def test_long_texts_are_asked_one_by_one_where_memory_is_short(
+    card_gib: int, windows: tuple[int, int], together: bool
+) -> None:
+    texts = [TextConditioning(torch.zeros(1, 77 * count, 4), torch.zeros(1, 4)) for count in windows]
+    made = make_plan(Space(True, card_gib * GIB, card_gib * GIB - DRIVER_BYTES, 16 * GIB, 12 * GIB), sdxl_need())
+    assert asks_together(made, Prompts(*texts)) == together
+    assert asks_together(None, Prompts(*texts))
 
 
 def test_texts_are_brought_to_the_network_before_they_are_joined(
