@@ -151,7 +151,7 @@ def _beside(result: Mapping[str, Any]) -> list[str]:
     rows += [(f"{role} UNet asked alone, s", _cell(seconds)) for role, seconds in result["bare_call_seconds"].items()]
     rows.append(("another weight of the LoRA, s", _cell(result["lora_change_seconds"])))
     if together := result.get("together_seconds"):
-        rows.append(("each of four pictures made at once, s", _cell(together)))
+        rows.append(("each picture of a job of four, as many at once as there is room for, s", _cell(together)))
     rows += [(f"loading {name}, s", _cell(seconds)) for name, seconds in result["load_seconds"].items()]
     apart = result.get("device_memory") or {}
     for name, key in _MEMORIES:

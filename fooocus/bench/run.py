@@ -95,7 +95,9 @@ def bench(config: Config, options: BenchOptions, tell: Tell) -> dict[str, Any]:
             theirs.append(peer.picture(setting.request, setting.steps, setting.switch))
     most = _device_memory(ours, peer, setting, memory) if setting.device.device.type == "cuda" else {}
     bare, kinds = ({}, {}) if setting.smoke else _network(_by_calls(ours, setting, memory), memory)
-    together = [ours.several(MOST) for _ in mine] if read_fast(setting.config.fast).batches else []
+    together = []
+    if read_fast(setting.config.fast).batches:
+        together = [ours.several(MOST) for _ in (None, *mine)][1:]  # the first is not counted, as ever
     changed = [] if setting.smoke else ours.change_lora(_LORA_WEIGHTS * max(1, setting.runs // 2))
     loads = [ours.load() for _ in range(min(setting.runs, 3))]
     return {

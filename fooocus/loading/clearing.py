@@ -12,7 +12,7 @@ from fooocus.memory.plan import Berth
 
 
 class Clearing:
-    """Makes room on a device by sending home, of the networks in ``held``, those that rest; the longest unused first.
+    """Makes room on a device by sending home, of the networks in ``held``, those that rest; large ones last.
 
     ``held`` is its owner's and changes under it.
     """
@@ -90,12 +90,13 @@ class Clearing:
         return True
 
     def _send_oldest_home(self, *, stays: bool = True) -> bool:
-        """Send home what was not used for the longest time; with ``stays`` also what is to stay by the plan."""
+        """Send home what is missed least: encoders before UNets, which are large, and among those what was not used for
+        the longest time; with ``stays`` at last also what is to stay by the plan."""
         resting = [held for held in self._held.values() if held.placed and not held.users]
         resting = [held for held in resting if stays or not held.stays]
         if not resting:
             return False
-        send_home(min(resting, key=lambda held: held.used), self._device)
+        send_home(min(resting, key=lambda held: (held.stays, held.network.kind == "unet", held.used)), self._device)
         return True
 
 

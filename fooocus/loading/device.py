@@ -104,7 +104,9 @@ class Device:
 
     def take(self, module: nn.Module) -> None:
         """Copy a network to the device. Raises torch's own out-of-memory error; then part of it may be there."""
-        module.to(self.device, non_blocking=self.device.type == "xpu")  # as in lanes.PlainLane
+        module.to(self.device, non_blocking=self.device.type == "xpu")  # as in tensors.carried
+        if self.device.type == "xpu":
+            self.release_main()  # what it went through on its way
 
     def release_main(self) -> None:
         """Give back the main memory that torch keeps pinned for later use; nobody else can have it as long."""
@@ -149,9 +151,9 @@ _FULL = (
     "OUT_OF_DEVICE_MEMORY",
     "OUT_OF_HOST_MEMORY",
     "OUT_OF_RESOURCES",
+    "Fail to allocate host memory",
     # Metal's words for too large a buffer, and for work that found no room.
     "Invalid buffer size",
-    "INT_MAX",
     "kIOGPUCommandBufferCallbackErrorOutOfMemory",
 )
 _LOST = "DEVICE_LOST"  # what follows is no lack of memory, whatever it is called
@@ -188,9 +190,10 @@ def choose_device(device: str = "auto", dtype: str = "auto", *, short_numbers: b
     Raises :class:`~fooocus.errors.ConfigError` when a device is asked for that this computer or this torch lacks.
     """
     chosen, reason = _best_device() if device == "auto" else (_named_device(device), "as asked")
-    best, why = _best_dtype(chosen) if short_numbers else (torch.float32, "nothing is done for speed")
     if dtype != "auto":
         best, why = getattr(torch, dtype), "as asked"
+    else:
+        best, why = _best_dtype(chosen) if short_numbers else (torch.float32, "nothing is done for speed")
     return Device(chosen, best, f"{_title(chosen)} ({reason}), {str(best).removeprefix('torch.')} ({why})")
 
 
@@ -214,7 +217,7 @@ def _cards() -> Iterator[tuple[torch.device, str]]:
         for number in range(max(1, torch.cuda.device_count())):
             yield torch.device("cuda", number), "the first graphics card"
     if torch.backends.mps.is_available():
-        yield torch.device("mps"), "Apple graphics"
+        yield torch.device("mps", 0), "Apple graphics"
     if hasattr(torch, "xpu") and torch.xpu.is_available():
         for number in range(max(1, torch.xpu.device_count())):
             yield torch.device("xpu", number), "the first Intel graphics card"
@@ -265,7 +268,10 @@ def _halves_well(device: torch.device) -> bool:
     """
     seeded = torch.Generator().manual_seed(0)
     one, other = torch.randn(64, 1280, generator=seeded), torch.randn(1280, 1280, generator=seeded) / 36
-    found = (one.to(device, torch.float16) @ other.to(device, torch.float16)).cpu().float()
+    try:
+        found = (one.to(device, torch.float16) @ other.to(device, torch.float16)).cpu().float()
+    except RuntimeError:
+        return False
     return bool((found - one @ other).norm() < 0.02 * found.norm())
 
 

@@ -33,6 +33,7 @@ from fooocus.loading.lora_deltas import (
 from fooocus.loading.lora_file import Lora, read_lora
 from fooocus.loading.lora_names import locate, module_table
 from fooocus.loading.network import Network
+from fooocus.loading.tensors import carried
 
 __all__ = [
     "Lora",
@@ -339,7 +340,7 @@ def _patch(
     stored, device = network.original(parameter), on or current.device
     # What nothing was added to yet is the original itself, and need not come from the file once more.
     bare = parameter not in network.patches and current.device == device and current.dtype == stored.dtype
-    original = current.data if bare else stored.to(device)
+    original = current.data if bare else carried(stored, device)
     over = over and current.is_contiguous()
     target = current.data if over else torch.empty_like(current, memory_format=torch.contiguous_format)
     if over:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fooocus.errors import UnreadableModel, UnsupportedModel
 from fooocus.loading.lora_deltas import Shape, delta_size, method_of, rank_of, scale_of
 from fooocus.loading.lora_names import foreign_method, split_key
-from fooocus.loading.tensors import TensorFile
+from fooocus.loading.tensors import TensorFile, carried
 from fooocus.models.notes import json_note, trigger_words
 
 TENSOR_LIMIT = 20_000  # SDXL's largest real LoRAs have under 8,000; more is an attack or something else
@@ -93,7 +93,7 @@ class Lora:
         """Return the parts of a module, without alpha, in float32 on ``device``."""
         found = {part: self.file.tensor(key) for part, key in self.modules[module].items() if part != "alpha"}
         # Moved before it is widened, so that half the bytes travel.
-        return {part: tensor.to(device).to(torch.float32) for part, tensor in found.items()}
+        return {part: carried(tensor, device).to(torch.float32) for part, tensor in found.items()}
 
     def scale(self, module: str, method: str) -> float:
         """Compute alpha / rank of a module.

@@ -97,7 +97,7 @@ class Memory:
         self._clock = itertools.count(1)
         self._check: Callable[[], object] = _never
         self._hurries = True  # whether networks travel ahead of their turn
-        self._made_room = False  # since the plan was made, because memory ran out beside networks that rested
+        self._made_room: set[tuple[str, Stage]] = set()  # when memory ran out beside networks that rested
 
     @contextmanager
     def interruptible(self, check: Callable[[], object]) -> Iterator[None]:
@@ -137,7 +137,6 @@ class Memory:
     def arrange(self, base: Path, refiner: Path | None, size: Size, *, guided: bool) -> Plan:
         """Decide what is kept where for a picture of these prepared checkpoints and this size."""
         self.device.keep_clear()
-        self._made_room = False
         need = self._need(base, refiner, size, guided=guided)
         space = self._space()
         steps = self._limits.steps(limits_key(self.device.reason, space, need), space)
@@ -147,9 +146,9 @@ class Memory:
     def step_down(self, stage: Stage) -> Plan | None:
         """Go over to the next smaller plan, after memory ran out in ``stage``; None when there is none.
 
-        Everything that is not in use leaves the device. What was too much is remembered. If graphs kept memory, or
-        another network rested there, that was too much and not the plan, which then stays, the latter once. So it does
-        if a network was sent ahead of its turn; nothing is sent ahead from then on.
+        Everything that is not in use leaves the device. If graphs kept memory, or other networks rested there, that was
+        too much and not the plan, which then stays; for the latter once, as they will rest there again. So it does if a
+        network was sent ahead of its turn; nothing is sent ahead from then on. Else what was too much is remembered.
         """
         if self.plan is not None and self._clearing.drop_graphs():
             return self.plan
@@ -157,10 +156,12 @@ class Memory:
             self._hurries = False
             self.make_room()
             return self.plan
-        if self.plan is not None and not self._made_room and sum(held.placed for held in self._held.values()) > 1:
-            self._made_room = True
-            self.make_room()
-            return self.plan
+        if self.plan is not None and sum(held.placed for held in self._held.values()) > 1:
+            asked = (self._asked(self.plan), stage)
+            if asked not in self._made_room:
+                self._made_room.add(asked)
+                self.make_room()
+                return self.plan
         lower = step_down(self.plan, stage) if self.plan is not None else None
         self.make_room()
         if lower is not None:

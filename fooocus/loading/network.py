@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fooocus.errors import MismatchedModel
 from fooocus.families.records import Blueprint, Source
-from fooocus.loading.tensors import TensorFile
+from fooocus.loading.tensors import TensorFile, carried
 
 _SHOWN = 3  # how many wrong tensors an error names
 
@@ -24,7 +24,7 @@ _SHOWN = 3  # how many wrong tensors an error names
 class Network:
     """One network in memory, in eval mode, frozen.
 
-    On the CPU and in the file's dtype its parameters are the mapped file itself. Never write into a parameter in place:
+    On the CPU and in the file's dtype its parameters are the mapped file itself. Never write into such a one in place:
     the mapping is shared with :meth:`original`. Put another tensor there with :meth:`put`, take it back with
     :meth:`restore`.
     """
@@ -67,10 +67,11 @@ class Network:
         With ``over`` it is written where the parameter stands, which must be no view of the file.
         """
         current = self.module.get_parameter(name)
+        value = carried(self.original(name), current.device, current.dtype)
         if over:
-            current.data.copy_(self.original(name))
+            current.data.copy_(value)
         else:
-            self.put(name, self.original(name).to(device=current.device, dtype=current.dtype))
+            self.put(name, value)
 
 
 def load_network(

@@ -24,6 +24,7 @@ from fooocus.loading.lanes import Lane, Parcel, Piece
 from fooocus.loading.network import Network
 from fooocus.loading.order import SMALL_BYTES, Layer, choose_resident
 from fooocus.loading.ring import Ring
+from fooocus.loading.tensors import carried
 
 PARCEL_BYTES = 32 * 2**20
 """Copies of this size reach the bus's full speed; a larger layer is a parcel of its own."""
@@ -70,7 +71,8 @@ class Stream:
         ]
         weights = [tensor for unit in self._units for tensor in unit.home.values()]
         self.device = lane.device if lane else weights[0].device
-        self._widens = any(resting(tensor, dtype, self.device) != dtype for tensor in weights)
+        # Also where they are widened before they travel: a LoRA's sums would be rounded to the format at home.
+        self._widens = any(resting(tensor, dtype) != dtype for tensor in weights)
         self._ring: Ring | None = None
         self._streamed: list[_Unit] = []
         self._parcels: list[Parcel] = []
@@ -345,7 +347,10 @@ class Stream:
             parcel = self._ring.take(unit.parcel)
             if parcel is not None:
                 return {leaf: piece.within(parcel) for leaf, piece in unit.pieces.items()}
-        return {leaf: tensor.to(self.device) for leaf, tensor in unit.home.items()}
+        return {
+            leaf: carried(tensor, self.device, resting(tensor, self._dtype, self.device))
+            for leaf, tensor in unit.home.items()
+        }
 
     def _after(self, unit: _Unit) -> Callable[[nn.Module, object, object], None]:
         def after(module: nn.Module, arguments: object, output: object) -> None:

@@ -89,6 +89,17 @@ class TensorFile:
         self.close()
 
 
+def carried(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor of a mapped file on a device, in its own number format or in ``dtype``.
+
+    Intel's drivers cannot read mapped pages everywhere: told not to block, torch copies them into pinned memory first.
+    Apple's graphics know no numbers of one byte: those come in ``dtype``, or in float32.
+    """
+    if device.type == "mps" and tensor.dtype.itemsize < 2:
+        tensor = tensor.to(dtype or torch.float32)
+    return tensor.to(device, dtype or tensor.dtype, non_blocking=device.type == "xpu")
+
+
 def _map(path: Path) -> Tensor:
     """Map a file into memory, read-only, as a tensor of bytes; the tensor keeps the mapping alive."""
     with path.open("rb") as file, warnings.catch_warnings():

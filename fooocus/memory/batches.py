@@ -39,9 +39,13 @@ def widened(plan: Plan, pictures: int) -> Plan | None:
 
 
 def _ways(plan: Plan) -> object:
-    berths = (plan.text, *plan.unets)
-    # Weights that are not pinned any more would travel several times slower.
-    return [(berth.way, berth.from_file, berth.pinned_bytes > 0) for berth in berths], plan.together, plan.decoding
+    ways = [(berth.way, berth.from_file) for berth in (plan.text, *plan.unets)]
+    # What travels and is not pinned any more would come several times slower.
+    slow = [
+        berth.way == "streams" and not berth.pinned_bytes and berth.resident_bytes < unet.travel_bytes
+        for berth, unet in zip(plan.unets, plan.need.unets, strict=True)
+    ]
+    return ways, slow, plan.together, plan.decoding
 
 
 def _fits_main(plan: Plan) -> bool:

@@ -48,7 +48,7 @@ def with_room(
         lower = memory.step_down(stage)
         if lower is None:
             break
-        how = "Other networks made room." if lower is before else sentence(lower)
+        how = "What rested there made room." if lower is before else sentence(lower)
         notice(f"{full} ran out. {how}")
     if not memory.device.apart:
         raise DeviceOutOfMemory("Main memory ran out.", "Close other programs, or choose a smaller size.")

@@ -174,18 +174,21 @@ def _middle(decoder: Any, x: Tensor, check: Callable[[], object]) -> Tensor:
     for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
         check()
         if attention is not None:
-            x = _attend(attention, x)
+            x = _attend(attention, x, check)
         x = resnet(x, None)
     return x
 
 
-def _attend(attention: Any, x: Tensor) -> Tensor:
+def _attend(attention: Any, x: Tensor, check: Callable[[], object]) -> Tensor:
     """Attend with one wide head, some rows at a time, so that the matrix of weights never exists as a whole."""
     height, width = x.shape[2:]
     tokens = attention.group_norm(x).flatten(2).transpose(1, 2)  # (1, C, h, w) -> (1, h*w, C)
     where = _attends_on(x.device, tokens.shape[1])
     query, key, value = (to(tokens).to(where) for to in (attention.to_q, attention.to_k, attention.to_v))
-    parts = [F.scaled_dot_product_attention(part, key, value) for part in query.split(_QUERIES, dim=1)]
+    parts = []
+    for part in query.split(_QUERIES, dim=1):
+        check()
+        parts.append(F.scaled_dot_product_attention(part, key, value))
     mixed = attention.to_out[0](torch.cat(parts, dim=1).to(x.device))
     return x + mixed.transpose(1, 2).unflatten(2, (height, width))
 

@@ -151,7 +151,7 @@ def test_the_table_says_medians_ratios_and_what_is_not_the_network() -> None:
     assert "| most of main memory, ours | 1.0 GiB |" in card, "that is not asked apart"
     assert "| most of the whole card's memory, driver and other programs included, ours | 3.0 GiB |" in card
     told = markdown(result | {"together_seconds": [2.0, 4.0], "notices": ["Everything stays."]})
-    assert "| each of four pictures made at once, s | 3.00 (2.00 to 4.00) |" in told
+    assert "| each picture of a job of four, as many at once as there is room for, s | 3.00 (2.00 to 4.00) |" in told
     assert "The program said: Everything stays." in told
     alone = markdown(result | {"peer": []})
     assert "diffusers |" not in alone and "| a picture | 13.0 (12.5 to 13.5) |" in alone

@@ -14,6 +14,7 @@ from fooocus.loading import device
 from fooocus.loading.device import Device, is_out_of_memory
 from fooocus.loading.lanes import Parcel, Piece, PlainLane
 from fooocus.loading.streaming import resting
+from fooocus.loading.tensors import carried
 from fooocus.memory.need import sdxl_need
 from fooocus.memory.plan import GIB, Space, make_plan
 from fooocus.render import interrupt
@@ -92,6 +93,7 @@ def test_an_intel_card_whose_half_precision_is_wrong_computes_in_float32(monkeyp
 
 
 def test_other_makers_cards_must_compute_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
     monkeypatch.setattr(torch.xpu, "device_count", lambda: 2)
     monkeypatch.setattr(device, "_refusal", lambda where: "")
@@ -100,7 +102,7 @@ def test_other_makers_cards_must_compute_as_well(monkeypatch: pytest.MonkeyPatch
     assert device._best_device() == (torch.device("xpu", 1), "the first that works: no kernel")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(device, "_refusal", lambda where: "")
-    assert device._best_device() == (torch.device("mps"), "Apple graphics")
+    assert device._best_device() == (torch.device("mps", 0), "Apple graphics")
 
 
 def test_words_for_no_memory_and_for_a_lost_card() -> None:
@@ -132,6 +134,7 @@ def test_numbers_of_one_byte_are_widened_before_they_travel_to_metal() -> None:
     assert resting(small, torch.float16) == torch.float8_e4m3fn
     assert resting(small, torch.float16, torch.device("mps")) == torch.float16
     assert resting(small.half(), torch.float32, torch.device("mps")) == torch.float16
+    assert carried(small, torch.device("cpu")).dtype == torch.float8_e4m3fn
     lane, target = PlainLane(torch.device("cpu")), torch.empty(8, dtype=torch.uint8)
     lane.send(target, Parcel(8, [Piece(0, torch.float16, small)]), None)
     assert target.view(torch.float16).tolist() == [1.0] * 4
@@ -146,7 +149,10 @@ def test_weights_reach_intels_cards_through_pinned_memory(monkeypatch: pytest.Mo
         lane, source = PlainLane(torch.device(name)), torch.ones(4)
         lane.send(torch.empty(16, dtype=torch.uint8), Parcel(16, [], source), None)
         lane.keep(source, torch.float32)
-        assert asked == [through, {"copy": True, "non_blocking": through}]
+        lane.send(torch.empty(16, dtype=torch.uint8), Parcel(16, [Piece(0, torch.float32, source)]), None)
+        carried(source, torch.device(name))
+        kept = {"copy": True, "non_blocking": through}
+        assert asked == [through, kept, {}, through, {"non_blocking": through}]
         asked.clear()
 
 

@@ -230,7 +230,7 @@ def test_memory_that_runs_out_anywhere_costs_no_picture(
     assert close(rendered.latents, expected)
     assert steps == [1, 2, 3, 4], "a step that failed is done again, and told once"
     fell = [text for text in told if "memory ran out" in text]
-    cleared = [text for text in fell if text.endswith("Other networks made room.")]
+    cleared = [text for text in fell if text.endswith("What rested there made room.")]
     assert cleared == (fell[:1] if stage in ("step", "decode") else [])
     fell = fell[len(cleared) :]
     how = fell[0] if fell else "another network left" if not fault.left else "nothing had to be loaded"
@@ -340,7 +340,7 @@ def test_running_out_again_and_again_is_told_in_words(
         engine.render(recipe, Watch(notice=told.append))
     fell = [text for text in told if "ran out" in text]
     assert len(fell) == 4, "others leave; whole, stripes, main memory, processor"
-    assert fell[0].endswith("Other networks made room.")
+    assert fell[0].endswith("What rested there made room.")
 
 
 def test_the_refiner_travels_while_the_base_still_works(
@@ -469,7 +469,10 @@ def test_other_networks_give_way_before_the_plan_does_but_once(tiny: Path) -> No
     assert lower is not None and lower.steps.sampling > plan.steps.sampling
     assert memory.arrange(base, None, Size(64, 64), guided=True).steps.sampling == lower.steps.sampling
     bring()
-    assert memory.step_down("sampling") is memory.plan, "for the next picture it is asked anew"
+    assert memory.step_down("decoding") is memory.plan, "another part of the work may find them in its way as well"
+    bring()
+    again = memory.step_down("sampling")
+    assert again is not None and again.steps.sampling > lower.steps.sampling, "they will rest there again"
 
 
 def test_loras_stay_on_the_card_when_their_network_leaves_it(tiny: Path) -> None:
