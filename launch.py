@@ -2,6 +2,7 @@
 
     python launch.py [arguments of the program]     a page in the browser, or a command such as `generate`
     python launch.py test [arguments of pytest]     every check there is
+    python launch.py repair                         every installed file is looked at, what is missing fetched
     --torch NAME, or the variable FOOOCUS_TORCH     cuda, cu126, rocm, xpu, cpu or default, kept until changed
 
 Only the standard library is used, because nothing else is there yet. `fooocus/install` chooses the torch build and
@@ -29,6 +30,7 @@ starts need no network.
   python launch.py fetch                  fetch the model files that are missing
   python launch.py bench                  measure how fast this computer is
   python launch.py test                   run every check there is
+  python launch.py repair                 look at every installed file, and fetch what is missing
 
   --torch NAME    cuda, cu126, rocm, xpu, cpu or default: the build of torch to install; left out: what fits
 
@@ -42,9 +44,10 @@ if not OLDEST <= sys.version_info[:2] <= NEWEST:
     sys.exit(2)
 
 from fooocus.errors import FooocusError  # noqa: E402  the imports from here on need a fitting Python
-from fooocus.install.environment import prepare, read_state, say  # noqa: E402
+from fooocus.install.environment import prepare, read_state, repair, say  # noqa: E402
 from fooocus.install.hardware import choose_build  # noqa: E402
 from fooocus.install.troubles import Place  # noqa: E402
+from fooocus.install.windows import steady_console  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:
@@ -52,15 +55,21 @@ def main(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # a folder's name may have letters that a redirected console has not
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     place = Place(Path(__file__).resolve().parent)
+    steady_console()
     given, arguments = take_option(arguments, "--torch")
-    testing = arguments[:1] == ["test"]
+    testing, repairing = arguments[:1] == ["test"], arguments == ["repair"]
     state = read_state(place)
     if arguments in (["--help"], ["-h"]) and "packages" not in state:  # nobody who asks for help waits minutes for it
         say(HELP)
         return 0
     try:
+        if repairing and state:
+            repair(place)
         asked = given or os.environ.get("FOOOCUS_TORCH", "") or state.get("asked", "")
         prepare(place, choose_build(asked, state.get("torch", "")), with_tests=testing, anew=bool(given))
+        if repairing:
+            say("All packages are there and whole.")
+            return 0
         return run_tests(place, arguments[1:]) if testing else hand_over(place, arguments)
     except FooocusError as error:
         say(f"\n{error.sentence}\n{error.remedy}", to=sys.stderr)

@@ -7,7 +7,12 @@ set "HERE=%~dp0"
 set "OWN=%HERE%python-embedded"
 if defined CI set "FOOOCUS_NO_PAUSE=1"
 set "PYTHON="
+if exist "%HERE%launch.py" goto unpacked
+echo launch.py is not beside run.bat. Unpack the whole ZIP first: right-click it and choose "Extract All".
+set "CODE=2"
+goto wait
 
+:unpacked
 call :try "%OWN%\python.exe"
 call :try "%HERE%python\python.exe"
 call :try py -3.13

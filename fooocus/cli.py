@@ -93,7 +93,8 @@ def _page(parsed: argparse.Namespace) -> int:
     from fooocus import app
 
     def ready(url: str) -> None:
-        print(f"The page is at {url} - close this window or press Ctrl+C to end.", flush=True)
+        closing = "" if sys.platform == "win32" else "close this window or "  # there it ends at once, its job undone
+        print(f"The page is at {url} - {closing}press Ctrl+C to end.", flush=True)
 
     config = _config(parsed)
     request = _request(parsed, _beginning(parsed, config, load_stock(config.styles_folder)))

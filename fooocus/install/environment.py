@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from fooocus.install import windows
 from fooocus.install.hardware import TORCH_INDEX, Build, answers, torch_folder
 from fooocus.install.troubles import SMALLEST_GB, InstallError, Place, explained, python_tag
 
@@ -197,6 +198,13 @@ def prepare(
         raise explained(str(error), place, error.errno) from error
 
 
+def repair(place: Place) -> None:
+    """Forget that packages are installed: the next preparation looks at every file, and fetches what is missing."""
+    with alone(place):
+        forgotten = ("torch", "packages", "tests")
+        write_state(place, {name: value for name, value in read_state(place).items() if name not in forgotten})
+
+
 def install(place: Place, build: Build, wanted: Mapping[str, str], run: Run) -> None:
     """Do the steps that the state does not vouch for, and note each one that is done."""
     state = read_state(place)
@@ -243,6 +251,7 @@ def rejoined(place: Place, state: State, run: Run) -> State:
 
 def make_venv(place: Place, run: Run) -> State:
     """Make `.venv` and return its state; one that is there and whose Python works is completed instead."""
+    windows.check(place, say)
     say(f"Preparing {place.venv}: this happens once and takes some minutes.")
     if os.pathsep in str(place.venv):
         raise InstallError(

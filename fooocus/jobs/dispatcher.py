@@ -247,6 +247,8 @@ class Dispatcher:
     def _heard(self, process: WorkerProcess, message: dict[str, Any]) -> None:
         """Take one message of the worker."""
         if "ready" in message:
+            # Its own number: where a small program starts Python, as in Windows' environments, the process has another.
+            process.pid = int(message["ready"].get("pid", process.pid))
             return self._idle()
         if "begun" in message:
             self._begun = True

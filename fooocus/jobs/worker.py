@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from fooocus import events
+from fooocus.awake import awake
 from fooocus.errors import FooocusError, PauseAsked, Stopped
 from fooocus.events import Cancelled, Event, Failed, Finished, Paused, Saved, Stage, Step
 
@@ -202,7 +203,8 @@ def serve(
         else:
             item = WorkItem.from_json(message["run"])
             channel.say({"begun": item.id})
-            sound = perform(run, item, functools.partial(channel.emit, item.id), desk.control(item.id))
+            with awake():
+                sound = perform(run, item, functools.partial(channel.emit, item.id), desk.control(item.id))
             desk.forget(item.id)
             if not sound:
                 leave(0)  # the page starts another one; to end in order would ask the lost card

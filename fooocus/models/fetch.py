@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fooocus.awake import awake
 from fooocus.errors import FooocusError, Stopped
 from fooocus.models.catalogue import Entry
 from fooocus.models.download import RESERVE_BYTES, Downloader, Patience, Phase, RateLimit
@@ -273,7 +274,8 @@ class Fetcher:
                 disk=self._disk,
                 known=self._memory.sha256,
             )
-            path = self._fetch(downloader, entry, task)
+            with awake():
+                path = self._fetch(downloader, entry, task)
             self._memory.remember_sha256(Stamp.of(path), entry.sha256 or "")
             with self._changed:
                 task.phase, task.done_bytes, task.sentence = "done", entry.size_bytes or 0, ""

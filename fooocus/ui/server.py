@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import sys
@@ -78,6 +79,8 @@ def serve(
     Raises :class:`~fooocus.errors.ConfigError` when no port can be had.
     """
     allow_many_connections()
+    if sys.platform == "win32":
+        logging.getLogger("asyncio").addFilter(_is_no_goodbye)
     with closing(bind(config.host, config.port)) as listener, closing(Library(config.outputs, config.data)) as library:
         port = listener.getsockname()[1]
         url = address(config.host, port)
@@ -154,6 +157,11 @@ def build_app(
     return Guard(files, config, port, seconds=wrong_try_seconds, goodbye=live.close)
 
 
+def _is_no_goodbye(record: logging.LogRecord) -> bool:
+    """Leave out what Windows' event loop says whenever a tab is closed: that the other side has hung up."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ConnectionResetError))
+
+
 def allow_many_connections() -> None:
     """Let this process hold more connections than systems allow a program that does not ask: 256 on macOS.
 
@@ -185,7 +193,10 @@ def bind(host: str, port: int) -> socket.socket:
     """Return a listening socket on ``port`` or the next free one; port 0 leaves the choice to the system."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     problem: OSError | None = None
-    for candidate in [0] if port == 0 else range(port, min(port + PORTS_TRIED, 65536)):
+    candidates = [0] if port == 0 else [*range(port, min(port + PORTS_TRIED, 65536))]
+    if sys.platform == "win32":
+        candidates.append(0)  # Hyper-V takes ports by the hundred
+    for candidate in candidates:
         # Named as TCP, because asyncio sets TCP_NODELAY only then: without it the second packet of an answer, which is
         # its body, waits for the browser's word that the first has come, 40 ms on Linux.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FILES = sorted((ROOT / "fooocus").rglob("*.py"))
 
 RANKS = {
-    **dict.fromkeys(("errors", "config", "renames"), 0),
+    **dict.fromkeys(("errors", "config", "renames", "awake"), 0),
     **dict.fromkeys(("events", "request", "memory"), 0),
     **dict.fromkeys(("diffusion", "prompt", "images", "jobs"), 1),
     "families": 2,

@@ -332,6 +332,30 @@ def test_an_environment_whose_python_was_moved_keeps_its_packages(
     assert len(pip.calls) == 1, "and that is that"
 
 
+def test_a_repair_looks_at_every_file_and_fetches_what_is_missing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pip = Pip(place)
+    prepare(place, CPU, run=pip)
+    for name, whole in (("kept", True), ("torn", False)):
+        info = place.sites()[0] / f"{name}-1.dist-info"
+        info.mkdir()
+        (info / "RECORD").write_text(f"{name}.py,sha256=x,{2 if whole else 9}\n")
+        (place.sites()[0] / f"{name}.py").write_text("ok")
+    torch = place.sites()[0] / "torch-2.13.0+cpu.dist-info"
+    (torch / "RECORD").write_text("torch.py,sha256=x,2\n")
+    (place.sites()[0] / "torch.py").write_text("ok")
+    del pip.calls[:]
+    monkeypatch.setattr(launch, "Place", lambda folder: place)
+    monkeypatch.setattr(launch, "choose_build", lambda asked, installed: CPU)
+    monkeypatch.setattr(launch, "prepare", lambda place, build, **options: prepare(place, build, run=pip, **options))
+    assert launch.main(["repair"]) == 0
+    assert (place.sites()[0] / "kept-1.dist-info").exists() and not (place.sites()[0] / "torn-1.dist-info").exists()
+    assert torch.exists() and not any("torch==" in call for call in pip.calls), "a whole torch is kept"
+    assert [call.split()[-1] for call in pip.calls] == ["requirements.txt", "requirements-security.txt"]
+    assert "All packages are there and whole." in capsys.readouterr().out
+
+
 @pytest.mark.skipif(os.name == "nt", reason="the Python is a link")
 def test_an_environment_of_another_python_that_is_gone_is_made_anew(place: Place) -> None:
     pip = Pip(place)
