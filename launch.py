@@ -36,9 +36,10 @@ starts need no network.
 
 Nothing is installed yet. After the first start --help lists every option."""
 
-if not OLDEST <= sys.version_info[:2] <= NEWEST:
+if not OLDEST <= sys.version_info[:2] <= NEWEST or sys.maxsize < 2**32:
+    kind = "64" if sys.maxsize > 2**32 else "32"
     sys.stderr.write(
-        f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]} is needed, and this is Python {sys.version.split()[0]}.\n"
+        f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]} of 64 bits is needed, and this is {sys.version.split()[0]} of {kind}.\n"
         "Install Python 3.13 from https://www.python.org/downloads/ and start launch.py with it.\n"
     )
     sys.exit(2)

@@ -87,7 +87,7 @@ rem :try COMMAND - set PYTHON if the command runs a fitting Python. It is asked,
 rem may be a stub that only prints an advertisement. CALL is set where the command is a batch file, as pyenv's is.
 :try
 if defined PYTHON exit /b
-call %* -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" >nul 2>nul
+call %* -c "import sys; sys.exit(sys.maxsize < 2**32 or not (3, 11) <= sys.version_info[:2] <= (3, 14))" >nul 2>nul
 if errorlevel 1 exit /b
 set PYTHON=%*
 set "CALL="

@@ -448,12 +448,12 @@ def test_failing_pip_ends_with_code_2(
     assert capsys.readouterr().err.strip() == "The disk is full.\nFree some space."
 
 
-@pytest.mark.parametrize("version", ["(3, 10, 13)", "(3, 15, 0)"])
-def test_python_that_does_not_fit_is_told(version: str) -> None:
-    code = f"import runpy, sys; sys.version_info = {version}; runpy.run_path({str(ROOT / 'launch.py')!r})"
+@pytest.mark.parametrize("wrong", ["version_info = (3, 10, 13)", "version_info = (3, 15, 0)", "maxsize = 2**31 - 1"])
+def test_python_that_does_not_fit_is_told(wrong: str) -> None:
+    code = f"import runpy, sys; sys.{wrong}; runpy.run_path({str(ROOT / 'launch.py')!r})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 2
-    assert "Python 3.11 to 3.14 is needed" in result.stderr
+    assert "Python 3.11 to 3.14 of 64 bits is needed" in result.stderr
     assert "https://www.python.org/downloads/" in result.stderr
 
 
