@@ -4,7 +4,7 @@ here=$(cd -- "$(dirname -- "$0")" && pwd) || exit 2
 
 for python in python3.13 python3.12 python3.14 python3.11 python3 python; do
     # The command is asked for its version: a name alone promises nothing.
-    if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1; then
+    if "$python" -c 'import sys; sys.exit(sys.maxsize < 2**32 or not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1; then
         exec "$python" "$here/launch.py" "$@"
     fi
 done

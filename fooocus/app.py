@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from fooocus.awake import awake
 from fooocus.config import ROOT, Config
 from fooocus.events import Event
 from fooocus.request import Recipe, Request
@@ -162,7 +163,8 @@ def generate(config: Config, request: Request, emit: Callable[[Event], None], la
         Engine(config, latents_file=latents_file, previews=False).run(job, emit, control)
 
     try:
-        perform(run, item, emit, control)
+        with awake():
+            perform(run, item, emit, control)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -172,7 +174,8 @@ def bench(config: Config, options: BenchOptions, tell: Callable[[str], object]) 
     os.environ.update(WORKER_ENVIRONMENT)
     from fooocus.bench.run import bench as measure
 
-    return measure(config, options, tell)
+    with awake():
+        return measure(config, options, tell)
 
 
 def worker_command(config: Config, defaults: Request) -> list[str]:

@@ -6,6 +6,7 @@ card that slept is lost to the process that used it. Linux desktops leave that t
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -44,12 +45,14 @@ def _windows() -> Callable[[int], object]:
 def _caffeinated() -> Iterator[None]:
     """macOS has a command for it; where that is missing, so be it."""
     try:
-        helper = subprocess.Popen(["caffeinate", "-i"], stdin=subprocess.DEVNULL)
+        # It ends with this process whatever becomes of that, and has nothing of its pipes.
+        command, nothing = ["caffeinate", "-i", "-w", str(os.getpid())], subprocess.DEVNULL
+        helper = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
     except OSError:
         yield
         return
     try:
         yield
     finally:
-        helper.terminate()
+        helper.kill()  # a worker ignores the politer signals, and whom it starts ignores them as well
         helper.wait()

@@ -41,7 +41,7 @@ _REPEATED = {"styles": ("--style", "NAME|none"), "loras": ("--lora", "FILE|NAME:
 _PATH_FIELDS = ("base", "refiner", "vae")
 _CONFIG_OPTIONS = [field for field in dataclasses.fields(Config) if not field.metadata.get("file_only")]
 _UNTIL_THEN = f"Until it is there, --preset {STAND_IN} draws simple shapes with the model that comes along."
-_COMMANDS = ("generate", "doctor", "fetch", "bench", "test")  # the last is launch.py's own
+_COMMANDS = ("generate", "doctor", "fetch", "bench", "test", "repair")  # the last two are launch.py's own
 _STAGES = {
     "starting": "starting",
     "loading": "loading the models",

@@ -114,17 +114,21 @@ def is_ready(place: Place, wanted: State) -> bool:
     return (state.get("python") == wanted["python"] and starts(place)) or tag_of(place) == state.get("python")
 
 
-def drop_damaged(place: Place) -> None:
+def drop_damaged(place: Place) -> list[str]:
     """Remove the records of packages that lack files, as a kill in mid-copy leaves them; pip then installs them anew.
 
-    Each installed package lists its files and their sizes in RECORD, which pip writes last.
+    Each installed package lists its files and their sizes in RECORD, which pip writes last. Return the names of the
+    records.
     """
+    dropped = []
     for site in place.sites():
         for leftover in site.glob("~*"):  # what pip renamed to replace it
             shutil.rmtree(leftover, ignore_errors=True)
         for info in list(site.glob("*.dist-info")):
             if not is_whole(site, info):
                 shutil.rmtree(info)
+                dropped.append(info.name)
+    return dropped
 
 
 def is_whole(site: Path, info: Path) -> bool:
@@ -200,9 +204,13 @@ def prepare(
 
 def repair(place: Place) -> None:
     """Forget that packages are installed: the next preparation looks at every file, and fetches what is missing."""
-    with alone(place):
-        forgotten = ("torch", "packages", "tests")
-        write_state(place, {name: value for name, value in read_state(place).items() if name not in forgotten})
+    windows.check(place, say)
+    try:
+        with alone(place):
+            state = read_state(place)
+            write_state(place, {name: value for name, value in state.items() if name not in ("packages", "tests")})
+    except OSError as error:
+        raise explained(str(error), place, error.errno) from error
 
 
 def install(place: Place, build: Build, wanted: Mapping[str, str], run: Run) -> None:
@@ -210,10 +218,17 @@ def install(place: Place, build: Build, wanted: Mapping[str, str], run: Run) -> 
     state = read_state(place)
     if not state or tag_of(place) != state.get("python"):
         state = rejoined(place, state, run) or make_venv(place, run)
+    torch_is_there = True
     if "packages" not in state:
-        drop_damaged(place)
+        dropped = drop_damaged(place)
+        torch_is_there = any(
+            found for site in place.sites() for found in site.glob(f"torch-{wanted['pin']}*.dist-info")
+        )
+        if any(name.startswith("pip-") for name in dropped):
+            run([str(place.python), "-P", "-m", "ensurepip", "--default-pip"])
     # A new pin must not be left to the packages' own step: the ordinary index has no torch for most cards.
-    if state.get("torch") != wanted["torch"] or state.get("pin", wanted["pin"]) != wanted["pin"]:
+    same = state.get("torch") == wanted["torch"] and state.get("pin", wanted["pin"]) == wanted["pin"]
+    if not same or not torch_is_there:
         state.pop("packages", None)
         write_state(place, state)
         replace = "torch" in state or state.get("source") == ORDINARY

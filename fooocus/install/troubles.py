@@ -55,7 +55,7 @@ TROUBLES = (
     ("read-only file system|permission denied|access is denied|errno 13|errno 30|winerror 5]",
      "The folder {folder} cannot be written to.",
      "Move it to a folder of your own, for instance below your home folder, and start again."),
-    ("long path|filename or extension is too long|file name too long|winerror 206|winerror 3]",
+    ("long path|filename or extension is too long|file name too long|winerror 206",
      "The folder's name is too long for this system: {folder}",
      "Move it to a shorter one such as C:\\Fooocus and start again."),
     ("certificate_verify_failed|certificate verify failed",

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from fooocus.install.troubles import InstallError, Place, explained
 
-# Windows opens no longer names unless its registry says so. The deepest file of all packages is a licence of torch
-# 2.13: 173 letters, below .venv\Lib\site-packages.
-_LONGEST_NAME, _INSIDE = 259, len("\\.venv\\Lib\\site-packages\\") + 173
+# Windows opens no longer names of files and makes none of folders unless its registry says so. The longest of all
+# packages are licences of torch 2.13 for CUDA, below .venv\Lib\site-packages.
+_LONGEST_FILE, _LONGEST_FOLDER = 259, 247
+_FILE_INSIDE, _FOLDER_INSIDE = (len("\\.venv\\Lib\\site-packages\\") + letters for letters in (173, 162))
 _RUNTIME = "https://aka.ms/vs/17/release/vc_redist.x64.exe"
 
 
@@ -25,7 +26,8 @@ def check(place: Place, say: Callable[[str], None]) -> None:
 
 def refuse(place: Place, *, long_names: bool, runtime: bool) -> None:
     """Raise InstallError where names would get too long or Microsoft's runtime library is missing."""
-    if not long_names and len(str(place.folder)) + _INSIDE > _LONGEST_NAME:
+    most = min(_LONGEST_FILE - _FILE_INSIDE, _LONGEST_FOLDER - _FOLDER_INSIDE)
+    if not long_names and len(str(place.folder)) > most:
         raise explained("file name too long", place)
     if not runtime:
         raise InstallError(

@@ -40,7 +40,10 @@ _BY_NTSTATUS = {
     0xC0000017: _MEMORY,  # no memory
     0xC000001D: _BY_SIGNAL["SIGILL"],
     0xC00000FD: _CRASH,  # stack overflow
-    0xC0000135: ("did not find a library that it needs", "Run once: python launch.py repair"),
+    0xC0000135: (
+        "did not find a library that it needs",
+        "End the program and run once: run.bat repair, or ./run.sh repair",
+    ),
     0xC000013A: _ASKED,  # control-C
     0xC0000409: _CRASH,  # fail fast
 }
@@ -71,5 +74,7 @@ def named(code: int) -> str:
 def stays_down(starts: int, sentence: str, tail: Sequence[str]) -> Failed:
     """Say that a worker is given up after ``starts`` starts; ``tail`` holds the last lines of its standard error."""
     said = " ".join(line.strip() for line in tail[-3:])
-    remedy = f"Its last words were: {said}" if said else "Run once: python launch.py repair"
+    remedy = (
+        f"Its last words were: {said}" if said else "End the program and run once: run.bat repair, or ./run.sh repair"
+    )
     return Failed("WorkerError", f"The worker process did not start {starts} times in a row. {sentence}", remedy)

@@ -3,8 +3,8 @@
 A network is loaded when it is first used, with its LoRAs, and held in main memory, where it costs nothing but address
 space as long as it is the mapped file. Before a picture :meth:`Memory.arrange` makes a plan of what there is and what
 is needed (:mod:`fooocus.memory.plan`); a network in use is then copied to the device as a whole, or streams through it,
-or stays with the processor, and what was not used for the longest time leaves when its room is needed. When memory runs
-out all the same, :meth:`Memory.step_down` goes over to the next smaller plan.
+or stays with the processor, and what rests leaves when its room is needed, encoders before UNets. When memory runs out
+all the same, :meth:`Memory.step_down` goes over to the next smaller plan.
 
 Only the worker's own thread touches this object.
 """

@@ -34,6 +34,7 @@ class Windows:
         self.bin.mkdir(parents=True)
         self.folder.mkdir()
         shutil.copy(ROOT / "run.bat", folder)
+        (folder / "launch.py").touch()
         for name in ("py", "python", "python3", "winget", "curl", "certutil"):
             self.stub(name, ABSENT)
 
@@ -107,6 +108,13 @@ def test_python_that_does_not_fit_is_not_taken(windows: Windows) -> None:
     assert "RAN" not in output
     assert "Python 3.11 to 3.14 is needed" in output
     assert code == 2
+
+
+def test_inside_of_a_zip_it_says_to_unpack_that(windows: Windows) -> None:
+    windows.stub("python", FITS.format(fits=0, code=0))
+    (windows.folder / "launch.py").unlink()
+    code, output = windows.run()
+    assert (code, "RAN" in output) == (2, False) and "Unpack the whole ZIP first" in output
 
 
 def test_without_python_it_asks_and_takes_winget(windows: Windows) -> None:

@@ -94,6 +94,7 @@ def test_an_intel_card_whose_half_precision_is_wrong_computes_in_float32(monkeyp
 
 def test_other_makers_cards_must_compute_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
     monkeypatch.setattr(torch.xpu, "device_count", lambda: 2)
     monkeypatch.setattr(device, "_refusal", lambda where: "")

@@ -355,6 +355,19 @@ def test_a_repair_looks_at_every_file_and_fetches_what_is_missing(
     assert [call.split()[-1] for call in pip.calls] == ["requirements.txt", "requirements-security.txt"]
     assert "All packages are there and whole." in capsys.readouterr().out
 
+    (place.sites()[0] / "torch.py").unlink()
+    (place.sites()[0] / "pip-1.dist-info").mkdir()
+    del pip.calls[:]
+    assert launch.main(["repair"]) == 0
+    assert pip.calls[0].endswith("-m ensurepip --default-pip") and "torch==2.13.0 --index-url" in pip.calls[1]
+    (torch / "RECORD").write_text("torch.py,sha256=x,2\n")
+    (place.sites()[0] / "torch.py").write_text("ok")
+    monkeypatch.setattr(environment, "answers", lambda url: True)
+    monkeypatch.setattr(launch, "choose_build", lambda asked, installed: Build("rocm", "a card was found"))
+    del pip.calls[:]
+    assert launch.main(["repair"]) == 0
+    assert "uninstall" in pip.calls[0] and "whl/rocm7.2" in pip.calls[1], "a torch of another build is no whole one"
+
 
 @pytest.mark.skipif(os.name == "nt", reason="the Python is a link")
 def test_an_environment_of_another_python_that_is_gone_is_made_anew(place: Place) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ def place_of(letters: int) -> Place:
 
 
 @pytest.mark.parametrize(
-    ("letters", "long_names", "refused"), [(61, False, False), (62, False, True), (62, True, False), (150, True, False)]
+    ("letters", "long_names", "refused"), [(60, False, False), (61, False, True), (61, True, False), (150, True, False)]
 )
 def test_a_folder_whose_packages_would_have_too_long_names_is_told_before_anything_is_fetched(
     letters: int, long_names: bool, refused: bool
@@ -33,14 +35,15 @@ def test_a_folder_whose_packages_would_have_too_long_names_is_told_before_anythi
     assert "C:\\Fooocus" in told.value.remedy
 
 
-def test_the_longest_name_is_that_of_the_installed_torch() -> None:
-    """A new torch may have longer or shorter ones; then the number changes."""
+def test_the_longest_names_are_those_of_the_installed_torch() -> None:
+    """A new torch may have longer or shorter ones; then the numbers change."""
     records = [Path(folder) / "torch" for folder in sys.path if (Path(folder) / "torch" / "__init__.py").is_file()]
     (record,) = records[0].parent.glob("torch-*.dist-info/RECORD")
-    longest = max(len(line.split(",")[0]) for line in record.read_text(encoding="utf-8").splitlines())
+    names = [line.split(",")[0] for line in record.read_text(encoding="utf-8").splitlines()]
     build = record.parent.name.removesuffix(".dist-info").partition("+")
-    for_cards = longest - len(build[1] + build[2]) + len("+cu130")
-    assert len("\\.venv\\Lib\\site-packages\\") + for_cards == windows._INSIDE
+    beyond = len("\\.venv\\Lib\\site-packages\\") + len("+cu130") - len(build[1] + build[2])
+    assert max(map(len, names)) + beyond == windows._FILE_INSIDE
+    assert max(len(name.rpartition("/")[0]) for name in names) + beyond == windows._FOLDER_INSIDE
 
 
 def test_a_missing_runtime_is_named_with_its_address() -> None:
@@ -50,8 +53,8 @@ def test_a_missing_runtime_is_named_with_its_address() -> None:
 
 
 def test_windows_own_words_for_long_names_are_understood_in_any_language() -> None:
-    for text in ("[WinError 206] Der Dateiname oder die Erweiterung ist zu lang", "[WinError 3] Das System kann den"):
-        assert "too long" in explained(text, place_of(20)).sentence
+    text = "[WinError 206] Der Dateiname oder die Erweiterung ist zu lang"
+    assert "too long" in explained(text, place_of(20)).sentence
 
 
 def test_a_folder_in_the_cloud_is_remarked_upon() -> None:
@@ -76,14 +79,19 @@ def test_a_mac_is_kept_awake_by_its_own_command_if_it_has_that(monkeypatch: pyte
     popen = subprocess.Popen
 
     def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        assert command == ["caffeinate", "-i"]
+        assert command == ["caffeinate", "-i", "-w", str(os.getpid())]
+        assert set(options.values()) == {subprocess.DEVNULL} and len(options) == 3, "nothing of the worker's pipes"
         started.append(popen([sys.executable, "-c", "import time; time.sleep(60)"]))
         return started[-1]
 
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(awake.subprocess, "Popen", start)
-    with awake.awake():
-        assert started[0].poll() is None
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as in a worker, whose children have it from there
+    try:
+        with awake.awake():
+            assert started[0].poll() is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert started[0].poll() is not None
 
     def missing(command: list[str], **options: object) -> subprocess.Popen[bytes]:
