@@ -1,8 +1,8 @@
 """Pocket's networks: SDXL's own classes at other widths, and the recipes that say how large and how long.
 
-A :class:`Plan` holds the lengths, widths and rates of a training. ``eighth`` makes pictures of an eighth of SDXL's width
-and height, in two hours on a processor; the files that are shipped learnt for longer. ``quarter`` is twice as large and
-for a graphics card.
+A :class:`Plan` holds the lengths, widths and rates of a training. ``eighth`` makes pictures of an eighth of SDXL's
+width and height, in two hours on a processor; the files that are shipped learnt for longer. ``quarter`` is twice as
+large and for a graphics card.
 """
 
 from __future__ import annotations
