@@ -109,7 +109,8 @@ def _floor(floor: Mapping[str, Any]) -> str:
         f"The floor is what the arithmetic alone would take: {floor['operations'] / 1e12:.3g} tera-operations a "
         f"picture, at the rate of large matrix products on this device in this run, {rates} (tera-operations a "
         "second). What is above it: memory that is read and written between two operations, kernels that are started "
-        "and waited for, convolutions that are slower than matrix products; of a picture also its texts and its file."
+        "and waited for, convolutions that are slower than matrix products; of a picture also its texts and its file. "
+        "Below it is who needs fewer operations than are counted, as Winograd's convolutions do."
     )
 
 
