@@ -47,12 +47,12 @@ def _caffeinated() -> Iterator[None]:
     try:
         # It ends with this process whatever becomes of that, and has nothing of its pipes.
         command, nothing = ["caffeinate", "-i", "-w", str(os.getpid())], subprocess.DEVNULL
-        helper = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
+        keeper = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
     except OSError:
         yield
         return
     try:
         yield
     finally:
-        helper.kill()  # a worker ignores the politer signals, and whom it starts ignores them as well
-        helper.wait()
+        keeper.kill()  # a worker ignores the politer signals, and whom it starts ignores them as well
+        keeper.wait()
