@@ -1,8 +1,8 @@
 """The least time that a picture's arithmetic can take here: its operations, counted, at the device's own best rate.
 
 The rate is that of large matrix products in the same number format, measured in the same run, at the best of a few
-moments: what the maker's figure would be on this very device. Whatever is no arithmetic (reading
-and writing memory between two operations, starting kernels, waiting for Python) is what lies between floor and truth.
+moments: what the maker's figure would be on this very device. Whatever is no arithmetic (reading and writing memory
+between two operations, starting kernels, waiting for Python) is what lies between floor and truth.
 """
 
 from __future__ import annotations

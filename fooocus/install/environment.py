@@ -114,6 +114,11 @@ def is_ready(place: Place, wanted: State) -> bool:
     return (state.get("python") == wanted["python"] and starts(place)) or tag_of(place) == state.get("python")
 
 
+def torch_records(place: Place, pin: str) -> list[str]:
+    """List the records of an installed torch of version `pin`, whatever hardware it is for."""
+    return [path.name for site in place.sites() for path in site.glob(f"torch-{pin}*.dist-info")]
+
+
 def drop_damaged(place: Place) -> list[str]:
     """Remove the records of packages that lack files, as a kill in mid-copy leaves them; pip then installs them anew.
 
@@ -221,9 +226,7 @@ def install(place: Place, build: Build, wanted: Mapping[str, str], run: Run) -> 
     torch_is_there = True
     if "packages" not in state:
         dropped = drop_damaged(place)
-        torch_is_there = any(
-            found for site in place.sites() for found in site.glob(f"torch-{wanted['pin']}*.dist-info")
-        )
+        torch_is_there = bool(torch_records(place, wanted["pin"]))
         if any(name.startswith("pip-") for name in dropped):
             run([str(place.python), "-P", "-m", "ensurepip", "--default-pip"])
     # A new pin must not be left to the packages' own step: the ordinary index has no torch for most cards.
@@ -299,7 +302,7 @@ def install_torch(place: Place, build: Build, run: Run, pin: str, *, replace: bo
     """
     if not pin:
         return ""
-    kept = [path.name for site in place.sites() for path in site.glob(f"torch-{pin}*.dist-info")]
+    kept = torch_records(place, pin)
     if kept and not replace:
         say(f"{kept[0].removesuffix('.dist-info')} is kept.")
         return ""

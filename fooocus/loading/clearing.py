@@ -43,7 +43,8 @@ class Clearing:
         found = [held for held in self._held.values() if held.idle_bytes]
         for held in found:
             graphs.release(held.network.module)
-        self._device.release()
+        if found:
+            self._device.release()
         return bool(found)
 
     def place(self, held: Held, work_bytes: int, spare: int = 0) -> None:

@@ -74,22 +74,15 @@ def marks_on(device: torch.device) -> Callable[[], Mark | None] | None:
 
     While a graph is recorded there are none: the card does nothing then, and to ask it would spoil the recording.
     """
-    if device.type == "xpu":
-
-        def intel() -> Mark:
-            event = torch.xpu.Event()
-            event.record(torch.xpu.current_stream(device))
-            return event
-
-        return intel
-    if device.type != "cuda":
+    if device.type not in ("cuda", "xpu"):
         return None
+    driver = torch.cuda if device.type == "cuda" else torch.xpu
 
     def mark() -> Mark | None:
-        if torch.cuda.is_current_stream_capturing():
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return None
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(device))
+        event = driver.Event()
+        event.record(driver.current_stream(device))
         return event
 
     return mark
